@@ -22,6 +22,8 @@ LIVE_SESSION_STATUSES = frozenset({"running", "idle"})
 
 StopSignal = Literal["shutdown", "SIGTERM", "SIGKILL"]
 """How an executor ended; `shutdown` if no signal was needed."""
+STOP_SIGNALS: tuple[StopSignal, ...] = ("shutdown", "SIGTERM", "SIGKILL")
+"""From the mildest to the strongest."""
 
 Lifecycle = Literal["one_shot", "persistent"]
 """`one_shot`: a process for each run. `persistent`: a process for each session."""

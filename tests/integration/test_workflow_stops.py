@@ -153,3 +153,21 @@ async def test_a_wait_is_not_silence(tmp_path: Path) -> None:
     flow = workflow(pause={"wait": {"for_s": 4 * SHORT_S}, "on_done": "completed"})
     async with workflow_bench(tmp_path, flow, silence_timeout_s=SHORT_S) as bench:
         await bench.completes(await bench.submit())
+
+
+@pytest.mark.parametrize("lifecycle", LIFECYCLES)
+async def test_a_stop_reports_the_strongest_signal_that_it_took(
+    tmp_path: Path, lifecycle: Lifecycle, signs: Fifo
+) -> None:
+    flow = workflow(
+        first={"turn": says("one", ["bind"]), "on_done": "stubborn"},
+        stubborn={"command": shell(STUBBORN, str(signs.path)), "on_done": "completed"},
+    )
+    home = command_home(tmp_path / "home", lifecycle=lifecycle)
+    async with workflow_bench(tmp_path, flow, home) as bench:
+        run = await bench.submit()
+        pid = await signs.pid()
+        await bench.stop_session(run)
+        assert (await bench.end(run)).status == "stopped"
+        await gone(pid)
+        assert bench.signal(run) == "SIGKILL"

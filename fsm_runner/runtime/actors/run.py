@@ -16,7 +16,7 @@ from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Cause, Step
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import encode_json
-from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, CompletedSession, RunStatus, StopSignal
+from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, STOP_SIGNALS, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, unreported_reason
@@ -372,12 +372,16 @@ class RunActor(Actor):
     async def _stop_execution(self) -> None:
         # A `started` that arrives after a stop request would set the run back to running.
         self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
-        if self._workflow is not None:
-            self._signal = "SIGKILL"  # reported if the stop fails
-            self._signal = await self._workflow.stop()
+        stops = [] if self._workflow is None else [self._workflow.stop()]
         if self._executions.is_started:
-            self._signal = "SIGKILL"
-            self._signal = await self._executions.stop()
+            stops.append(self._executions.stop())  # beside a step that is no turn, its executor may be idle
+        self._signal = "SIGKILL" if stops else "shutdown"  # reported if the stop fails
+        ended = await asyncio.gather(*stops, return_exceptions=True)
+        for failure in ended:
+            if isinstance(failure, BaseException):
+                raise failure
+        signals = [signal for signal in ended if not isinstance(signal, BaseException)]
+        self._signal = max(signals, default="shutdown", key=STOP_SIGNALS.index)
 
     async def _require_wanted(self) -> None:
         """Raise `Superseded` if the coordinator has ended or deleted the run during a wait of hours."""
