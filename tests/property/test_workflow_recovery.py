@@ -1,84 +1,33 @@
-"""A runner may be killed, stopped or timed out at any point of a workflow: it continues where it was, and ends once."""
+"""A runner may be killed at any point of a workflow: the next one continues where it was, and the run ends once."""
 
-import itertools
 import random
-from collections import Counter
-from functools import partial
-from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from hypothesis import Phase, event, given, settings
+from hypothesis import strategies as st
 
-from fsm_runner.protocol.json_text import decode_json
-from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
-from tests.support.crash_model.runner import Kill, PlannedRun, Setup, SimulationResult, simulate
-from tests.support.crash_model.workflow import Result, Script, WorkflowWorld, scripted
-from tests.support.crash_model.workflow_replay import WorkflowReplay
-from tests.support.virtual_time import run_virtually
+from tests.support.crash_model.runner import Kill, PlannedRun, Setup
+from tests.support.crash_model.workflow import Result, scripted
+from tests.support.crash_model.workflow_setups import (
+    BUNDLED,
+    DENIES,
+    DONE,
+    FAILS,
+    REPEATED,
+    SCRIPTS,
+    bundled_setup,
+    check,
+    check_same,
+    executed,
+    setup_of,
+    visits_of,
+)
+from tests.support.random_workflows import bounded_workflow
+from tests.support.workflows import toml
 
-RUN = "run_0"
 FIRST_POINT = 14
 """The first kill point that can be in a workflow."""
-REPEATED = """
-name = "repeated"
-initial = "draft"
-budget = { max_wall_s = 100000 }
-result = { text = "${verify.exit_code}", data = { by = "${ask.by}", failed = "${work.failed}" } }
-
-[states.draft]
-turn = { prompt = "draft" }
-timeout_s = 60
-on_interrupted = "repeat"
-on_done = "verify"
-
-[states.verify]
-command = { run = ["./verify"] }
-timeout_s = 60
-on_interrupted = "repeat"
-on_done = "rest"
-on_error = "fix"
-on_timeout = "fix"
-
-[states.fix]
-turn = { prompt = "fix ${verify.error}" }
-assigns = "draft"
-timeout_s = 60
-max_visits = 2
-on_interrupted = "repeat"
-on_done = "verify"
-
-[states.rest]
-wait = { for_s = 2 }
-on_done = "ask"
-
-[states.ask]
-approval = { question = "Go on? ${verify.exit_code}" }
-timeout_s = 20
-max_visits = 2
-on_done = "work"
-on_denied = "choose"
-
-[states.choose]
-on_done = "verify"
-
-[states.work]
-agent = { name = "worker" }
-timeout_s = 600
-on_done = "completed"
-"""
-DONE = Result(value={"exit_code": 0, "failed": 0})
-FAILS = Result(ending="error", value={"exit_code": 1})
-DENIES = Result(ending="denied", takes_s=2.0)
-SCRIPTS = {
-    "straight": scripted({}, DONE),
-    "with two corrections": scripted({"verify": (FAILS, FAILS, DONE)}, DONE),
-    "denied once": scripted({"ask": (DENIES, Result(takes_s=2.0))}, DONE),
-    "denied until used up": scripted({"ask": (DENIES,)}, DONE),
-    "never verified": scripted({"verify": (FAILS,)}, DONE),
-    "undecided": scripted({"ask": (Result(takes_s=None),)}, DONE),
-}
-
-
 VARIED = """
 name = "varied"
 initial = "choose"
@@ -89,7 +38,7 @@ on_done = "ask"
 
 [states.ask]
 approval = { question = "Begin?" }
-timeout_s = 20
+timeout_s = 6
 max_visits = 2
 on_done = "work"
 on_denied = "ask"
@@ -124,80 +73,6 @@ final = true
 outcome = "failed"
 error = "${ask.error}"
 """
-
-
-def workflow_of(text: str) -> LoadedWorkflow:
-    return restore_workflow("w.toml", text, {})
-
-
-class Visit(NamedTuple):
-    """A visit as the journal has it."""
-
-    state: str
-    ending: str | None
-    target: str | None
-    value: dict[str, Any] | None
-
-
-def visits_of(result: SimulationResult) -> list[Visit]:
-    replay = WorkflowReplay()
-    for call in result.calls:
-        if hasattr(WorkflowReplay, call.method):
-            getattr(replay, call.method)(*call.arguments)
-    return [
-        Visit(it.state, it.ending, it.target, None if it.value is None else decode_json(it.value))
-        for _, it in sorted(replay.visits.get(RUN, {}).items())
-    ]
-
-
-def setup_of(text: str, script: Script, **fields: Any) -> Setup:
-    return Setup(plans=(PlannedRun(),), workflow=(workflow_of(text), script), operator_stops_after_s=20_000.0, **fields)
-
-
-def executed(setup: Setup) -> SimulationResult:
-    random.seed(0)
-    return run_virtually(partial(simulate, setup))
-
-
-def check(result: SimulationResult, of: str) -> None:
-    """What holds for every workflow however its processes ended."""
-    (run,) = result.runs
-    assert result.is_settled, f"{of}no run stays open and no message stays"
-    assert len(run.reports) == 1, f"{of}one end is reported: {run.reports}"
-    assert not run.reopened, f"{of}nothing is sent after the end: {run.reopened}"
-    most = 1 + result.killed  # A runner that was killed cannot know whether the coordinator has it.
-    assert run.started_reports <= most, f"{of}the start is reported {run.started_reports} times"
-    assert len(run.results) == (run.status == "completed"), f"{of}{run.status}, with the results {run.results}"
-    world, visits = result.world, visits_of(result)
-    assert world is not None
-    states = world.workflow.definition.states
-    for state, count in Counter(visit.state for visit in visits).items():
-        assert count <= (states[state].max_visits or count), f"{of}{count} visits of {state}"
-    for before, after in itertools.pairwise(visits):
-        assert before.target == after.state, f"{of}{before} leads to {after}"
-    if run.status != "stopped" and visits:
-        assert visits[-1].ending is not None, f"{of}{visits[-1]} has no end"
-    check_begins(world, of)
-    for number, is_approved in world.acknowledged.items():
-        if number <= len(visits) and visits[number - 1].ending is not None:
-            assert (visits[number - 1].ending == "done") == is_approved, (
-                f"{of}the decision counts: {visits[number - 1]}"
-            )
-
-
-def check_begins(world: WorkflowWorld, of: str) -> None:
-    """Each process continues with the visit that is open in the journal, or else with the next one."""
-    expected, process = 1, -1
-    due_s: dict[int, float | None] = {}
-    for begin in world.begins:
-        if begin.process != process:
-            process, start = begin.process, world.starts[begin.process]
-            expected = start.last_number + 1
-            if start.open_number is not None and begin.number == start.open_number:
-                expected = start.open_number
-        assert begin.number == expected, f"{of}{begin} instead of visit {expected}"
-        assert due_s.setdefault(begin.number, begin.due_s) == begin.due_s, f"{of}{begin}: the deadline has moved"
-        expected += 1
 
 
 def test_a_run_that_the_coordinator_ends_while_its_workflow_waits_is_superseded() -> None:
@@ -248,21 +123,69 @@ def test_an_interrupted_state_is_followed_by_what_on_interrupted_says(
     assert at_point > FIRST_POINT + 20
 
 
-@pytest.mark.parametrize("lost", [0, 100])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_workflow_whose_states_are_repeated_takes_the_same_path_after_a_kill_at_any_point(
-    name: str, lost: int
-) -> None:
-    setup = setup_of(REPEATED, SCRIPTS[name])
+def test_a_workflow_whose_states_are_repeated_takes_the_same_path_after_a_kill_at_any_point(name: str) -> None:
+    check_kills(setup_of(REPEATED, SCRIPTS[name]))
+
+
+def check_kills(setup: Setup) -> None:
+    """Kill the runner at each point. The path must be that without a kill."""
     reference = executed(setup)
     check(reference, "")
     at_point, was_killed = FIRST_POINT - 1, True
     while was_killed:
         at_point += 1
-        kill = Kill(at_point=at_point, lost=lost, down_s=at_point % 3)
+        kill = Kill(at_point=at_point, lost=100 if at_point % 2 else 0, down_s=at_point % 3)
         result = executed(msgspec.structs.replace(setup, ends=(kill,)))
         was_killed = result.killed > 0
         check(result, f"{kill}: ")
-        assert visits_of(result) == visits_of(reference), kill
-        assert result.runs[0].status == reference.runs[0].status, kill
+        check_same(result, reference, f"{kill}: ")
     assert at_point > FIRST_POINT + 20
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_workflow_takes_the_same_path_after_a_kill_at_any_point(name: str) -> None:
+    check_kills(bundled_setup(name))
+
+
+def random_setup(rng: random.Random, *, repeats: bool) -> Setup:
+    raw = bounded_workflow(rng)
+    raw["budget"] = {"max_wall_s": 100_000}
+    for state in raw["states"].values():
+        if "wait" in state:
+            state["wait"] = {"for_s": 2}
+        if repeats and not {"wait", "approval", "agent", "final"} & state.keys():
+            state["on_interrupted"] = "repeat"
+    seed = rng.random()
+
+    def result_of(state: str, visit: int) -> Result:
+        rng = random.Random(f"{seed} {state} {visit}")
+        kinds = ["done", "denied" if "approval" in raw["states"][state] else "error"]
+        return Result(ending=rng.choice(kinds), takes_s=rng.choice([0.0, 1.0, 1.0, 1.0, None]))  # type: ignore[arg-type]
+
+    text = "".join(f"{key} = {toml(value)}\n" for key, value in raw.items())
+    return setup_of(text, result_of)
+
+
+KILL = st.builds(Kill, st.integers(1, 120), st.sampled_from([0, 3, 100]), st.floats(0, 5))
+
+
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+@given(st.integers(0, 2**32), st.lists(KILL, max_size=2).map(tuple))
+def test_a_random_workflow_whose_states_are_repeated_takes_the_same_path_despite_kills(
+    seed: int, kills: tuple[Kill, ...]
+) -> None:
+    setup = random_setup(random.Random(seed), repeats=True)
+    result, reference = executed(msgspec.structs.replace(setup, ends=kills)), executed(setup)
+    event(f"killed {result.killed} times")
+    check(result, "")
+    check_same(result, reference, "")
+
+
+@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+@given(st.integers(0, 2**32), st.lists(KILL, max_size=6).map(tuple))
+def test_a_random_workflow_ends_once_within_its_bounds_despite_kills(seed: int, kills: tuple[Kill, ...]) -> None:
+    result = executed(msgspec.structs.replace(random_setup(random.Random(seed), repeats=False), ends=kills))
+    event(f"killed {result.killed} times, {result.runs[0].status}")
+    check(result, "")
+    assert result.runs[0].status in ("completed", "failed")

@@ -1,6 +1,5 @@
 """Workflows that a random generator writes, each of which ends within its bounds."""
 
-import json
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -46,19 +45,6 @@ def bounded_workflow(rng: random.Random, *, guards: tuple[str, ...] = ()) -> Raw
             state["assigns"] = rng.choice(["shared", "other"])
     states["stopped"] = {"final": True, "outcome": rng.choice(["completed", "failed"])}
     return {"name": "random", "initial": "s0", "budget": {"max_wall_s": 600}, "states": states}
-
-
-def toml_of(raw: Raw) -> str:
-    """Return the text of a workflow's file."""
-    return "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in raw.items())
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(key)} = {_toml(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
 
 
 def _branches(rng: random.Random, targets: list[str], guards: tuple[str, ...]) -> str | list[Raw]:

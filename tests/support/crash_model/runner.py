@@ -65,6 +65,7 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
     limit_scope: LimitScope = "credential"
     data: dict[str, Any] = msgspec.field(default_factory=lambda: {"done": True})
     """The result of an execution."""
+    parameters: dict[str, Any] = {}
     stops_at_s: float | None = None
     settled_at_s: float | None = None
     """When the coordinator declares it failed, after its submission."""
@@ -137,6 +138,7 @@ class ModelExecution:
         self._kill_switch = kill_switch
         self._timeline = timeline
         self._stopped = asyncio.Event()
+        self._is_stopped = False
 
     async def wait(self) -> CompletedSession:
         try:
@@ -145,6 +147,8 @@ class ModelExecution:
         except TimeoutError:
             pass
         await self._kill_switch.block_if_killed()
+        if self._is_stopped:
+            raise ExecutionFailed("stopped")
         answered = self._limit is None and self._plan.error is None
         self._timeline.ended(self._run_id, self, self._limit, was_answered=answered)
         if self._limit is not None:
@@ -158,6 +162,7 @@ class ModelExecution:
     async def stop(self) -> StopSignal:
         await self._kill_switch.block_if_killed()
         self._timeline.ended(self._run_id, self)
+        self._is_stopped = True
         self._stopped.set()
         return "SIGTERM"
 
@@ -395,7 +400,8 @@ class Simulation:
     def schedule(self) -> None:
         loop = asyncio.get_running_loop()
         for number, (run_id, plan) in enumerate(self.plans.items()):
-            run = wire.Run(run_id=run_id, session_id=f"ses_{number % self.setup.sessions}")
+            session_id = f"ses_{number % self.setup.sessions}"
+            run = wire.Run(run_id=run_id, session_id=session_id, parameters=plan.parameters)
             loop.call_at(plan.at_s, self._submit, run, plan)
         for at_s in self.setup.restarts_at_s:
             loop.call_at(at_s, self.coordinator.restart)

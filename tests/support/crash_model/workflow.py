@@ -16,6 +16,7 @@ import msgspec
 
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.records import Recovered
+from fsm_runner.json_schema.check_program import errors_of, validator_of
 from fsm_runner.json_schema.checker import SchemaChecker
 from fsm_runner.process.child.child import Child
 from fsm_runner.protocol.statuses import StopSignal
@@ -28,9 +29,12 @@ from fsm_runner.runtime.workflow.driver import WorkflowDriver
 from fsm_runner.runtime.workflow.step import Ended, Step, Visit
 from fsm_runner.runtime.workflow.steps import Steps
 from fsm_runner.runtime.workflow.workflows import WorkflowChoice, Workflows
+from fsm_runner.workflow.check.fields import assigned, fields_of
 from fsm_runner.workflow.definition import Agent, Approval, Turn, Wait
 from fsm_runner.workflow.file import LoadedWorkflow
 from fsm_runner.workflow.interpreter import Interpreter
+from fsm_runner.workflow.scenarios import Scenario, ending_of, results_of
+from fsm_runner.workflow.value_types import Kind
 from tests.support.crash_model.journal import KillSwitch, ModelJournal
 
 LOOK_INTERVAL_S = 0.25
@@ -46,6 +50,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     value: dict[str, Any] = {}
     """Further fields of the value."""
 
+
+EMPTY: dict[Kind, Any] = {Kind.TEXT: "", Kind.INTEGER: 0, Kind.LIST: []}
+CHILD = {"ok": True, "error": "", "result": "", "session_id": "ses_child", "branch": "part", "worktree": "/part"}
+"""The value of a child of an agent's activity with `each`, without its item."""
 
 Script = Callable[[str, int], Result]
 """Returns the result of a visit, from the name of the state and the number of its visit."""
@@ -170,6 +178,9 @@ class ModelSteps(Steps):
     def step_of(self, visit: Visit, interpreter: Interpreter, *, is_interruption: bool) -> Step:
         world, count = self._world, interpreter.visits[visit.state_name]
         result = world.script(visit.state_name, count)
+        if (items := interpreter.each()) is not None:
+            children = [{"item": item, **CHILD} for item in items]
+            result = msgspec.structs.replace(result, value={**result.value, "items": children, "failed": 0})
         if isinstance(visit.arguments, Turn | Approval | Wait):
             world.turns[visit.run.run_id] = result
             step: Any = super().step_of(visit, interpreter, is_interruption=is_interruption)
@@ -177,6 +188,11 @@ class ModelSteps(Steps):
             step = ModelStep(visit, result, world, self._kill_switch)
         step.perform = partial(self._perform, step.perform, visit, count)
         return step  # type: ignore[no-any-return]
+
+    async def defect_of(self, data: Any, schema: dict[str, Any]) -> str | None:
+        """Check without a process."""
+        errors = list(errors_of(validator_of(schema), data))
+        return str(errors[0]) if errors else None
 
     async def _perform(self, perform: Callable[[], Awaitable[Ended]], visit: Visit, count: int) -> Ended:
         self._kill_switch.kill_point()
@@ -233,6 +249,26 @@ def scripted(results: Mapping[str, tuple[Result, ...]], default: Result) -> Scri
     def result_of(state: str, visit: int) -> Result:
         known = results.get(state, (default,))
         return known[min(visit, len(known)) - 1]
+
+    return result_of
+
+
+def script_of(workflow: LoadedWorkflow, scenario: Scenario) -> Script:
+    """Return the script with the results of a scenario of `machine test`."""
+
+    def result_of(state: str, visit: int) -> Result:
+        declared = workflow.definition.states[state]
+        scripted = results_of(scenario, state, visit) or {}
+        ending = ending_of(declared, scripted)
+        fields = fields_of(declared)
+        value = {name: scripted.get(name, EMPTY.get(fields[name].kind)) for name in assigned(declared, ending)}
+        value |= {"error": scripted.get("error", "scripted error")} if ending == "error" else {}
+        if declared.command is not None:
+            value["exit_code"] = scripted.get("exit_code", int(ending != "done"))
+        made = {"ok"} if ending == "error" else {"ok", "error"}
+        value = {name: it for name, it in value.items() if name not in made}
+        takes_s = None if ending == "timeout" or scripted.get("timeout") else 1.0
+        return Result(ending="done" if ending == "timeout" else ending, takes_s=takes_s, value=value)  # type: ignore[arg-type]
 
     return result_of
 
