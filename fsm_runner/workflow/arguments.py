@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from fsm_runner.machine.defects import Path
-from fsm_runner.workflow.definition import Activity, Agent, Approval, Command, Turn, Wait
-from fsm_runner.workflow.templates import expand, expand_text, texts_in
+from fsm_runner.util.text import excerpt
+from fsm_runner.workflow.definition import Activity, Agent, Approval, Command, State, Turn, Wait
+from fsm_runner.workflow.templates import could_be_option, expand, expand_text, texts_in
 
 TEXT_FIELDS: dict[type[Activity], tuple[str, ...]] = {
     Turn: ("prompt",),
@@ -45,3 +46,20 @@ def expanded(activity: Activity, names: Mapping[str, Any], *, keep: frozenset[st
         arguments = (expand_text(text, names, ("run", index)) for index, text in enumerate(rest, 1))
         changes["run"] = (program, *arguments)
     return msgspec.structs.replace(activity, **changes)
+
+
+def option_defect(state: State, activity: Activity) -> str | None:
+    """Return why an argument of a state's command could be an option that the author of the workflow has not written.
+
+    `activity`: that of the state, with its templates expanded.
+    """
+    if state.command is None or not isinstance(activity, Command):
+        return None
+    for number, (template, argument) in enumerate(zip(state.command.run, activity.run, strict=True)):
+        if number > 0 and could_be_option(template, argument):
+            return (
+                f"argument {number} of `{activity.run[0]}` is {excerpt(argument)!r}: the value of {template} may not "
+                "begin with `-`, since the program could take it for an option: write text before it, or pass it "
+                "through stdin"
+            )
+    return None

@@ -8,6 +8,7 @@ from fsm_runner.errors import UsageError
 from fsm_runner.machine.defects import Path
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted, truncated
+from fsm_runner.workflow.arguments import option_defect
 from fsm_runner.workflow.check.fields import assigned, fields_of
 from fsm_runner.workflow.definition import Agent, Command, Ending
 from fsm_runner.workflow.file import LoadedWorkflow
@@ -80,13 +81,14 @@ class _Rehearsal:
 
     def _visit(self, flow: Interpreter) -> None:
         state, name, visit = flow.definition, flow.state, flow.visits[flow.state]
-        flow.arguments()
-        items = flow.each()
+        arguments, items = flow.arguments(), flow.each()
         result = results_of(self._scenario, name, visit)
         if result is None:
             at = ("results", name) if name in self._scenario.results else ("results",)
             raise _Failed(at, f"the state {quoted(name)} has no result for its visit {visit}: add one")
         ending = ending_of(state, result)
+        if ending == "done" and (defect := option_defect(state, arguments)) is not None:
+            raise _Failed(("results", name), f"the command cannot succeed: {defect}")
         if ending == "interrupted":
             steps = flow.interrupt(str(result.get("error") or "interrupted"))
         else:

@@ -53,7 +53,7 @@ def test_a_bounded_value_is_json_for_every_reader(value: Any) -> None:
     assert bounded(found) == found
 
 
-@given(st.text(st.characters(), max_size=50), st.integers(0, 3 * TEXT_LIMIT_BYTES), st.sampled_from("aé€😀\0\ud83d"))
+@given(st.text(max_size=50), st.integers(0, 3 * TEXT_LIMIT_BYTES), st.sampled_from("aé€😀\0\ud83d"))
 @example("", TEXT_LIMIT_BYTES, "a")
 @example("", TEXT_LIMIT_BYTES + 1, "a")
 def test_a_long_text_keeps_its_beginning_and_its_end(edge: str, length: int, filler: str) -> None:

@@ -226,10 +226,10 @@ on_denied = "failed"
     assert result.exit_code == 0, result.stdout
 
 
-def test_a_fault_of_the_workflow_fails_it(home: Path) -> None:
+def test_a_command_whose_argument_could_be_an_option_does_not_succeed(home: Path) -> None:
     (home / "workflows" / "flow.toml").write_text(FLOW.replace('["pytest"]', '["pytest", "${params.task}"]'))
     lines = outcome("", "Fix it.", "-x")
-    assert any('states.verify.command.run[1]: the value "-x"' in line for line in lines), lines
+    assert any("8: results.verify: the command cannot succeed: argument 1 of `pytest` is '-x'" in it for it in lines)
 
 
 def test_two_scenarios_have_different_names() -> None:

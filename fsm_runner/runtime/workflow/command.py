@@ -18,9 +18,8 @@ from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.step import Ended, Visit
 from fsm_runner.util.error_text import limited_error
 from fsm_runner.util.tasks import background_task
-from fsm_runner.util.text import excerpt
+from fsm_runner.workflow.arguments import option_defect
 from fsm_runner.workflow.definition import Command
-from fsm_runner.workflow.templates import could_be_option
 
 NOT_STARTED_EXIT_CODE, NOT_FOUND_EXIT_CODE = 126, 127
 """As in a shell: the program cannot be started, or there is none of this name."""
@@ -51,7 +50,7 @@ class CommandStep:
         environment = self._environment()
         if self._is_stopped:
             return _not_started(NOT_STARTED_EXIT_CODE, "the command was stopped before it began")
-        if (defect := self._option_defect()) is not None:
+        if (defect := option_defect(self._visit.state, self._command)) is not None:
             return _not_started(NOT_STARTED_EXIT_CODE, defect)
         try:
             child = self._child = Child.start(
@@ -84,19 +83,6 @@ class CommandStep:
         inherited = self._context.inherited
         named = {name: inherited[name] for name in self._command.env if name in inherited}
         return {**self._context.environment, **named, **session_variables(self._visit.run.session_id)}
-
-    def _option_defect(self) -> str | None:
-        """Return why an argument could be an option that the author of the workflow has not written."""
-        written = self._visit.state.command
-        templates = self._command.run if written is None else written.run
-        for number, (template, argument) in enumerate(zip(templates, self._command.run, strict=True)):
-            if number > 0 and could_be_option(template, argument):
-                return (
-                    f"argument {number} of `{self._command.run[0]}` is {excerpt(argument)!r}: the value of {template} "
-                    "may not begin with `-`, since the program could take it for an option: write text before it, or "
-                    "pass it through stdin"
-                )
-        return None
 
     @property
     def _stopped(self) -> str:
