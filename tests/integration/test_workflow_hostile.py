@@ -18,7 +18,7 @@ READABLE = HOSTILE.replace("\0", "�").replace("\ud800", "�")
 """As workflows have it."""
 PRINT = 'printf "%s" "$1"; cat'
 MEGABYTES = 10
-AT_ONCE_S = 20.0
+AT_ONCE_S = 60.0
 
 
 async def test_hostile_text_passes_through_a_workflow_unchanged(
@@ -68,24 +68,24 @@ async def test_hostile_text_passes_through_a_workflow_unchanged(
     assert all(state in history for state in ("speak", "hear", "print", "option", "ask"))
 
 
-@pytest.mark.parametrize("pattern", ["0123456789", "a```\n", "```\n", "   \n", "[", '{"a":', "ab\x1b[0m\\u0000"])
-async def test_ten_megabytes_hold_up_nothing(tmp_path: Path, pattern: str) -> None:
-    times = MEGABYTES * 2**20 // len(pattern)
+async def test_ten_megabytes_hold_up_nothing(tmp_path: Path) -> None:
     flow = workflow(
         speak={
-            "turn": steps(["bind"], ["long_result", pattern, times]),
+            "turn": steps(["bind"], ["long_result", "${params.pattern}", "${params.times}"]),
             "schema": {"type": "object"},
             "on_done": "failed",
             "on_error": "print",
         },
         print={"command": {"run": ["wc", "-c"], "stdin": "${speak.result}"}, "on_done": "completed"},
-        top={"result": {"text": "${print.stdout}"}},
+        top={"result": {"text": "${print.stdout}"}, "params": {"pattern": "string", "times": "integer"}},
     )
+    patterns = ["a```\n", "```\n", '{"a":']
     async with workflow_bench(tmp_path, flow, command_home(tmp_path / "home", lifecycle="one_shot")) as bench:
         began_s = time.monotonic()
-        run = await bench.submit()
-        await bench.completes(run)
+        runs = [await bench.submit(pattern=pattern, times=MEGABYTES * 2**20 // len(pattern)) for pattern in patterns]
+        for run in runs:
+            await bench.completes(run)
+            assert bench.path(run) == ["speak:error", "print:done"]
+            (counted,) = await bench.results(run)
+            assert TEXT_LIMIT_BYTES - 1_000 < int(counted) <= TEXT_LIMIT_BYTES
         assert time.monotonic() - began_s < AT_ONCE_S
-        assert bench.path(run) == ["speak:error", "print:done"]
-        (counted,) = await bench.results(run)
-        assert TEXT_LIMIT_BYTES - 1_000 < int(counted) <= TEXT_LIMIT_BYTES

@@ -100,7 +100,7 @@ async def test_a_command_that_exceeds_its_time_limit_has_ended_when_the_next_sta
         assert await bench.results(run) == ["124"]
 
 
-@pytest.mark.parametrize("kind", ["turn", "command", "wait", "agent"])
+@pytest.mark.parametrize("kind", ["turn", "command", "agent"])
 async def test_the_time_of_the_workflow_includes_all_states(tmp_path: Path, kind: str) -> None:
     async with waiter(tmp_path) as held:
         flow = workflow(

@@ -126,36 +126,40 @@ async def test_the_executor_says_which_configuration_it_can_have(
 SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
 
 
-@pytest.mark.parametrize(
-    ("result", "path", "data"),
-    [
-        ({"result_data": {"ok": True}}, ["ask:done"], {"ok": True}),
-        ({"result_text": '{"ok": false}'}, ["ask:done"], {"ok": False}),
-        ({"result_text": 'Well.\n```json\n{"ok": true}\n```\nBye.'}, ["ask:done"], {"ok": True}),
-        ({"result_data": {"ok": "yes"}}, ["ask:error", "repair:done"], None),
-        ({"result_text": "no JSON at all"}, ["ask:error", "repair:done"], None),
-    ],
-)
-async def test_data_of_another_form_than_the_schema_is_an_error(
-    tmp_path: Path, result: dict[str, Any], path: list[str], data: Any
-) -> None:
+ANSWERS: list[tuple[dict[str, Any], list[str], Any]] = [
+    ({"result_data": {"ok": True}}, ["ask:done"], {"ok": True}),
+    ({"result_text": '{"ok": false}'}, ["ask:done"], {"ok": False}),
+    ({"result_text": 'Well.\n```json\n{"ok": true}\n```\nBye.'}, ["ask:done"], {"ok": True}),
+    (
+        {"result_text": '```\n1\n```\n  ```json\n{"ok": true, "why": "```"}\n  ```'},
+        ["ask:done"],
+        {"ok": True, "why": "```"},
+    ),
+    ({"result_data": {"ok": "yes"}}, ["ask:error", "repair:done"], None),
+    ({"result_text": "no JSON at all"}, ["ask:error", "repair:done"], None),
+]
+
+
+async def test_data_of_another_form_than_the_schema_is_an_error(tmp_path: Path) -> None:
     flow = workflow(
         ask={
-            "turn": steps(["bind"], ["result", result]),
+            "turn": steps(["bind"], ["result", "${params.answer}"]),
             "schema": SCHEMA,
             "on_done": "completed",
             "on_error": "repair",
         },
         repair={"command": shell('printf %s "$1"', "error: ${ask.error}"), "on_done": "completed"},
+        top={"params": {"answer": "object"}},
     )
     async with workflow_bench(tmp_path, flow) as bench:
-        run = await bench.submit()
-        assert (await bench.end(run)).status == "completed"
-        assert bench.path(run) == path
-        asked, *repaired = bench.visits(run)
-        assert asked.value.get("data") == data
-        for visit in repaired:
-            assert "its data does not match the schema of the state" in visit.value["stdout"]
+        runs = [await bench.submit(answer=answer) for answer, _, _ in ANSWERS]
+        for run, (_, path, data) in zip(runs, ANSWERS, strict=True):
+            assert (await bench.end(run)).status == "completed"
+            assert bench.path(run) == path
+            asked, *repaired = bench.visits(run)
+            assert asked.value.get("data") == data
+            for visit in repaired:
+                assert "its data does not match the schema of the state" in visit.value["stdout"]
 
 
 async def test_the_result_of_a_workflow_is_the_result_of_the_run(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Turns of the run's own agent."""
 
+import re
+from collections import deque
 from functools import partial
 from typing import Any
 
@@ -26,7 +28,9 @@ CONTINUE_PROMPT = (
 """The prompt of a turn that continues after an interruption (`on_interrupted = "continue"`)."""
 TAKEN = b"taken"
 """The progress of a turn whose prompt the executor has taken."""
-_FENCE = "```"
+_FENCE = re.compile(r"^[ \t]*```.*$", re.MULTILINE)
+_BLOCK_LIMIT_CHARS = 1024 * 1024
+"""A longer fenced block is not found, so that a text of any size takes little of the event loop's time."""
 
 
 class TurnResult(msgspec.Struct, frozen=True):
@@ -232,9 +236,9 @@ def json_in(text: str) -> object:
 
 def _last_block(text: str) -> str:
     """Return the lines of the last fenced block; empty if there is none."""
-    lines = text.split("\n")
-    fences = [number for number, line in enumerate(lines) if line.lstrip().startswith(_FENCE)]
-    return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
+    end = text[-_BLOCK_LIMIT_CHARS:]
+    fences = deque(_FENCE.finditer(end), maxlen=2)
+    return end[fences[0].end() : fences[1].start()] if len(fences) > 1 else ""
 
 
 def _decoded(raw: msgspec.Raw) -> Any:
