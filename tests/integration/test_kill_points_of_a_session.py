@@ -165,7 +165,7 @@ SUITE = ScenarioSuite("session", SCENARIOS)
 
 async def test_the_scenarios_cover_every_transition_of_a_session(tmp_path: Path) -> None:
     async with crash_harness(SUITE, tmp_path) as harness:
-        taken = [await harness.transitions_taken(scenario) for scenario in SCENARIOS]
+        taken = await harness.transitions_of(SCENARIOS)
     missing = short_transitions(load_machine("session").spec, NOT_SHORT).difference(*taken)
     assert not missing, f"no scenario takes {sorted(missing)}"
 

@@ -1,7 +1,9 @@
 """Run each scenario once to the end, then once for each kill point, and restart the runner after each kill."""
 
 import asyncio
+import fcntl
 import os
+import pickle
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -63,6 +65,9 @@ class CrashHarness:
         own = [step for step in steps if step.machine == self._suite.machine and step.process == process]
         return list(dict.fromkeys(step.key for step in own))
 
+    async def transitions_of(self, scenarios: Iterable[Scenario]) -> list[list[TransitionKey]]:
+        return await asyncio.gather(*map(self.transitions_taken, scenarios))
+
     async def defects(self, scenario: Scenario) -> list[str]:
         """Kill a runner at each point of the scenario. Return the defects after restarts, with what led to them."""
         points = await self._kill_points(scenario)
@@ -76,7 +81,7 @@ class CrashHarness:
     async def _kill_points(self, scenario: Scenario) -> list[KillPoint]:
         """Return the steps that no earlier scenario takes, and the writes."""
         earlier = self._suite.earlier_than(scenario)
-        taken = {key for each in earlier for key in await self.transitions_taken(each)}
+        taken = {key for keys in await self.transitions_of(earlier) for key in keys}
         new = [key for key in await self.transitions_taken(scenario) if key not in taken]
         writes = (await self._reference_outcome(scenario)).writes if scenario.kills_at_every_write else 0
         return [
@@ -95,13 +100,28 @@ class CrashHarness:
     async def _reference_outcome(self, scenario: Scenario) -> Outcome:
         outcomes = self._suite.reference_outcomes
         if scenario.name not in outcomes:
-            async with open_context(scenario, self._folder_of(scenario) / "reference", self._fork_server) as context:
-                try:
-                    outcomes[scenario.name] = await run_to_kill(context, None)
-                except BaseException as error:
-                    error.add_note(context.describe())
-                    raise
+            async with self._slots, self._shared(scenario) as file:
+                if not file.exists():
+                    file.write_bytes(pickle.dumps(await self._outcome_without_kill(scenario)))
+                outcomes[scenario.name] = pickle.loads(file.read_bytes())
         return outcomes[scenario.name]
+
+    @asynccontextmanager
+    async def _shared(self, scenario: Scenario) -> AsyncIterator[Path]:
+        """Lock a file that the processes of a parallel test run share."""
+        folder = self._folder.parents[1] if "PYTEST_XDIST_WORKER" in os.environ else self._folder.parent
+        name = f"{self._suite.machine} {scenario.name}".replace(" ", "-")
+        with (folder / f"{name}.lock").open("w") as lock:
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            yield folder / f"{name}.outcome"
+
+    async def _outcome_without_kill(self, scenario: Scenario) -> Outcome:
+        async with open_context(scenario, self._folder_of(scenario) / "reference", self._fork_server) as context:
+            try:
+                return await run_to_kill(context, None)
+            except BaseException as error:
+                error.add_note(context.describe())
+                raise
 
     async def _defects_at(self, scenario: Scenario, point: KillPoint) -> list[str]:
         folder = self._folder_of(scenario) / str(point).replace("/", "-").replace(ANY, "any")

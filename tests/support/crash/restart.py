@@ -116,7 +116,8 @@ async def defects_after_restart(context: ScenarioContext) -> list[str]:
     defects = [] if code == EXIT_OK else [f"the restarted runner ended with exit code {code}"]
     for run, expectation in zip(context.runs, expected, strict=True):
         defects += await _defects_at_the_coordinator(context, run, expectation)
-        defects += _defects_of_steps(after.steps_of_run(run.run_id))
+        if run.run_id in after.runs:  # The runner may have been killed before the claim was on disk.
+            defects += _defects_of_steps(after.steps_of_run(run.run_id))
     defects += await _defects_of_session(context)
     defects += after.defects
     return [*defects, *(f"still running: {process}" for process in processes_left(context.state_dir))]
