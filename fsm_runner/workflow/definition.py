@@ -46,6 +46,11 @@ def has_type(value: object, wanted: ParameterType) -> bool:
     return isinstance(value, _TYPES[wanted]) and (wanted == "boolean" or not isinstance(value, bool))
 
 
+def type_name(value: object) -> str:
+    """Return the type of a value of JSON, as `params` calls it."""
+    return next((name for name in _TYPES if has_type(value, name)), "null")
+
+
 class Budget(_Form, frozen=True, kw_only=True):
     """What the workflow may use. None: no limit."""
 
@@ -74,7 +79,7 @@ class Branch(_Form, frozen=True, kw_only=True):
 class Turn(_Form, frozen=True, kw_only=True):
     """Continue the run's conversation. All texts are templates."""
 
-    prompt: str | None = None
+    prompt: Text | None = None
     parameters: dict[str, Any] | None = None
     session: Literal["continue", "new"] = "continue"
     config: dict[str, Any] | None = None
@@ -85,7 +90,7 @@ class Command(_Form, frozen=True, kw_only=True):
 
     run: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     stdin: str | None = None
-    env: tuple[Text, ...] = ()
+    env: tuple[Name, ...] = ()
 
 
 class Agent(_Form, frozen=True, kw_only=True):

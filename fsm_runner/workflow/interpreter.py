@@ -13,7 +13,7 @@ from fsm_runner.protocol.json_tree import is_deeper
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
 from fsm_runner.workflow.arguments import expanded
-from fsm_runner.workflow.definition import Activity, Agent, Ending, Parameter, State, has_type
+from fsm_runner.workflow.definition import Activity, Agent, Ending, Parameter, State, has_type, type_name
 from fsm_runner.workflow.expansion import CHOSEN, EXHAUSTED, INTERRUPTED, is_choice
 from fsm_runner.workflow.file import LoadedWorkflow
 from fsm_runner.workflow.program import GuardFault, Program, program_of
@@ -241,5 +241,5 @@ def _parameters(workflow: LoadedWorkflow, given: JsonObject) -> JsonObject:
             there_are = ", ".join(map(repr, parameters)) or "no parameters"
             raise UsageError(f"{needs} ({parameter.type}); the run has {there_are}")
         if not has_type(parameters[name], parameter.type):
-            raise UsageError(f"{needs} to be of the type {parameter.type}, not {type(parameters[name]).__name__}")
+            raise UsageError(f"{needs} to be of the type {parameter.type}, not {type_name(parameters[name])}")
     return parameters

@@ -111,7 +111,7 @@ async def test_parameters_that_a_workflow_needs(tmp_path: Path) -> None:
     )
     async with workflow_bench(tmp_path, flow) as bench:
         assert "needs the parameter 'text' (string)" in await bench.fails(await bench.submit())
-        assert "to be of the type string, not int" in await bench.fails(await bench.submit(text=3))
+        assert "to be of the type string, not integer" in await bench.fails(await bench.submit(text=3))
         run = await bench.submit(text="three")
         await bench.completes(run)
         assert await bench.results(run) == ["three"]

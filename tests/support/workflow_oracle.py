@@ -12,7 +12,7 @@ Fact = tuple[str, str]
 
 SCHEMA = {"type": "object", "properties": {"good": {"type": "boolean"}}, "required": ["good"]}
 FORMS: dict[str, Raw] = {
-    "turn": {"prompt": ""},
+    "turn": {"prompt": "work"},
     "command": {"run": ["echo"], "stdin": ""},
     "agent": {"name": "child", "parameters": {"prompt": ""}},
     "approval": {"question": "Go on?"},

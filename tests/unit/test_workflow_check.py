@@ -112,6 +112,12 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
                 '"python3", "-cprint(${params.task})"',
             )
         ),
+        ('prompt = "${params.task}"', 'prompt = ""', "9: states.write.turn.prompt: must be a text that is not empty"),
+        (
+            GIT,
+            f'{GIT}, env = ["A=1"]',
+            "14: states.diff.command.env[0]: must be a name of letters, digits and `_` that",
+        ),
         (GIT, 'run = [" "]', "14: states.diff.command.run[0]: is empty: name a program"),
         (GIT, 'run = ["git diff"]', 'write each argument as a text of its own, ["git", "diff"]'),
         (GIT, r'run = ["git", "a\u0000b"]', "14: states.diff.command.run[1]: contains a NUL character"),

@@ -204,9 +204,9 @@ def test_values_are_cleaned_and_bounded_when_they_are_assigned() -> None:
     ("parameters", "message"),
     [
         ({}, "needs the parameter 'task' .string.; the run has no parameters"),
-        ({"task": 1}, "needs the parameter 'task' to be of the type string, not int"),
-        ({"task": "t", "tries": True}, "needs the parameter 'tries' to be of the type integer, not bool"),
-        ({"task": "t", "tries": 1.5}, "needs the parameter 'tries' to be of the type integer, not float"),
+        ({"task": 1}, "needs the parameter 'task' to be of the type string, not integer"),
+        ({"task": "t", "tries": True}, "needs the parameter 'tries' to be of the type integer, not boolean"),
+        ({"task": "t", "tries": 1.5}, "needs the parameter 'tries' to be of the type integer, not number"),
     ],
 )
 def test_parameters_match_their_declaration(parameters: dict[str, Any], message: str) -> None:
