@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import httpx
+import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator_client.errors import CoordinatorError
@@ -11,6 +13,7 @@ from fsm_runner.gateway import authorization, messages
 from fsm_runner.gateway.errors import GatewayError, coordinator_unreachable, not_open
 from fsm_runner.gateway.forwarding import forward, submit
 from fsm_runner.gateway.request import GatewayRequest
+from fsm_runner.http_server.responses import json_response
 from fsm_runner.util.text import excerpt
 
 _MESSAGES = {
@@ -55,6 +58,8 @@ async def _read(request: GatewayRequest, names: tuple[str, ...]) -> None:
             await forward(request)
         case ("agents",):
             await forward(request, request.query("tags"))
+        case ("sessions", request.endpoint.session_id):
+            await _read_own_session(request)
         case ("sessions", session_id) | ("sessions", session_id, "status" | "result" | "events" | "affinity"):
             await authorization.require_own_or_child(request, session_id)
             await forward(request)
@@ -71,6 +76,23 @@ async def _read(request: GatewayRequest, names: tuple[str, ...]) -> None:
             await forward(request, query)
         case _:
             raise not_open(request.method, request.names)
+
+
+async def _read_own_session(request: GatewayRequest) -> None:
+    """Answer from the session's bind while the coordinator is away or does not have it: an executor that resumes needs
+    its `executor_session_id`.
+    """
+    bind = request.endpoint.channel.last_bind
+    if bind is None or bind.delivery.done():
+        try:
+            await forward(request)
+        except GatewayError as error:
+            if bind is None or error.status != httpx.codes.BAD_GATEWAY:
+                raise
+        else:
+            return
+    session = {"session_id": request.endpoint.session_id, "status": "running", **msgspec.to_builtins(bind.body)}
+    await request.respond(json_response({"session": session}))
 
 
 async def _submit(request: GatewayRequest) -> None:

@@ -1,6 +1,7 @@
 """The calls by which a run's executor reports about its session."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -53,6 +54,11 @@ class ExecutorEvent(msgspec.Struct, frozen=True):
         return self.kind != "message" or self.role == "assistant"
 
 
+class SentBind(NamedTuple):
+    body: wire.Bind
+    delivery: DeliveryFuture
+
+
 class TurnObserver:
     """Receives what an executor reports in a turn; this one ignores it. The methods must not block."""
 
@@ -89,6 +95,8 @@ class SessionChannel:
         self._context = context
         self._may_bind = may_bind
         self.observer = observer or TurnObserver()
+        self.last_bind: SentBind | None = None
+        """The bind of the session's conversation; None if this process has not queued it."""
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         """Bind the session to the executor's own session id. Also raises `NoTurn`."""
@@ -101,6 +109,7 @@ class SessionChannel:
             project_dir=project_dir,
         )
         delivery = self._put(messages.bind(self._session_id, body))
+        self.last_bind = SentBind(body, delivery)
         self.observer.note_bind()
         return delivery
 

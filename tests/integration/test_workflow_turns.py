@@ -10,6 +10,7 @@ from fsm_runner.config.manifest import ExecutorManifest
 from fsm_runner.config.profiles import LoadedProfile
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from tests.support.command_executor import command_home
+from tests.support.faults import reset, status
 from tests.support.logs import log_lines
 from tests.support.processes import gone
 from tests.support.workflows import says, shell, steps, workflow, workflow_bench
@@ -220,3 +221,22 @@ async def test_usage_is_counted_by_visit_and_in_all(tmp_path: Path) -> None:
             {"input_tokens": 7, "turns": 1},
         ]
         assert any("12 tokens in, 2 turns" in line for line in lines)
+
+
+async def test_a_conversation_continues_while_the_coordinator_is_away(tmp_path: Path) -> None:
+    """An executor that resumes asks for its own session."""
+    flow = workflow(
+        first={"turn": says("one", ["bind"]), "on_done": "second"},
+        second={"turn": steps(["show_session"]), "on_done": "completed"},
+    )
+    home = command_home(tmp_path / "home", lifecycle="one_shot")
+    async with workflow_bench(tmp_path, flow, home) as bench:
+        bench.proxy.fault("POST", "/sessions/.*", status(503), times=None)
+        bench.proxy.fault("GET", "/sessions/.*", reset(), times=None)
+        run = await bench.submit()
+        await bench.enters(run, "second")
+        await bench.system.state(run, "reporting")
+        bench.proxy.heal()
+        shown = await bench.completes(run)
+        assert shown["session"]["executor_session_id"] == bench.binds(run)[0]
+        assert shown["session"]["session_id"] == run.session_id

@@ -87,14 +87,23 @@ class ScriptedExecutor:
     def send(self, method: str, path: str, fields: dict[str, Any]) -> None:
         self.request(method, path, {"session_id": self.session_id, **fields})
 
-    def request(self, method: str, path: str, fields: dict[str, Any]) -> None:
+    def do_show_session(self) -> None:
+        """Send a result with the answer to a request for the executor's own session."""
+        self.send_event(
+            event_type="result", result_data=json.loads(self.request("GET", f"/sessions/{self.session_id}", {}))
+        )
+
+    def request(self, method: str, path: str, fields: dict[str, Any]) -> bytes:
         from http.client import HTTPConnection
 
         address, _, prefix = os.environ["AGENT_ORCHESTRATOR_API_URL"].removeprefix("http://").partition("/")
         connection = HTTPConnection(address, timeout=60)
-        connection.request(method, f"/{prefix}{path}", json.dumps(fields))
-        self.statuses.append(connection.getresponse().status)
+        connection.request(method, f"/{prefix}{path}", None if method == "GET" else json.dumps(fields))
+        answer = connection.getresponse()
+        self.statuses.append(answer.status)
+        body = answer.read()
         connection.close()
+        return body
 
     # Output.
 

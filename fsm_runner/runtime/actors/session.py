@@ -255,6 +255,14 @@ class _ExecutorChannel(SessionChannel):
     def __init__(self, session: SessionActor, context: ReportingContext) -> None:
         super().__init__(session.name, context, lambda: session.has_turn, _TurnForwarder(session))
         self._session = session
+        if session.turn.channel is not None:
+            self.last_bind = session.turn.channel.last_bind
+
+    def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
+        delivery = super().bind(executor_session_id, project_dir)
+        if self._session.turn.channel is not None:
+            self._session.turn.channel.last_bind = self.last_bind
+        return delivery
 
     def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture | None:
         turn = self._session.turn

@@ -63,8 +63,6 @@ class TurnChannel(SessionChannel):
     """The last result since `begin_turn`."""
     has_turns = False
     """Whether this process has begun a turn."""
-    _bound: tuple[str, DeliveryFuture] | None = None
-    """The bind of the conversation."""
     _is_shown = True
     """Whether the coordinator has the last result."""
     _last_text = ""
@@ -73,17 +71,16 @@ class TurnChannel(SessionChannel):
     def begin_turn(self, *, is_new: bool) -> None:
         """`is_new`: whether the turn begins a conversation."""
         if is_new:
-            self._bound = None
+            self.last_bind = None
         self.turn_result, self._is_shown, self._last_text, self.has_turns = TurnResult(), True, "", True
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         """Bind the session, but once for each conversation."""
-        if self._bound is not None and self._bound[0] == executor_session_id and self._may_bind():
+        last = self.last_bind
+        if last is not None and last.body.executor_session_id == executor_session_id and self._may_bind():
             self.observer.note_bind()
-            return self._bound[1]
-        delivery = super().bind(executor_session_id, project_dir)
-        self._bound = executor_session_id, delivery
-        return delivery
+            return last.delivery
+        return super().bind(executor_session_id, project_dir)
 
     def event(self, event: ExecutorEvent, body: bytes) -> DeliveryFuture | None:
         if event.kind != "result":
