@@ -163,7 +163,7 @@ def decoded(raw: dict[str, Any], form: type[_Form]) -> tuple[_Form | None, list[
 
 
 def _unsuitable(value: Any, at: Path = ()) -> Iterator[Problem]:
-    """Yield the numbers of TOML that JSON cannot express, anywhere in a file."""
+    """Yield what values of TOML cannot be anywhere in a file: numbers that JSON cannot express, and NUL in texts."""
     if isinstance(value, dict | list):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _unsuitable(part, (*at, key))
@@ -171,6 +171,8 @@ def _unsuitable(value: Any, at: Path = ()) -> Iterator[Problem]:
         yield Problem(at, f"must be a finite number, not {value}")
     elif isinstance(value, int) and value not in _INTEGERS:
         yield Problem(at, "must be a whole number of at most 64 bits")
+    elif isinstance(value, str) and "\0" in value:
+        yield Problem(at, "contains a NUL character: remove it")
 
 
 @functools.cache

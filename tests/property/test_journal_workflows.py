@@ -133,14 +133,14 @@ def is_in_visit(position: WorkflowPosition | None) -> bool:
 
 
 @given(actions, st.sampled_from([0.0, 3600.0]))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_killed_process_leaves_the_position_after_a_block_of_calls(done: list[Action], flush_within_s: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(carry_out(Path(folder), done, flush_within_s))
 
 
 @given(st.lists(actions, min_size=1, max_size=4))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_a_position_is_the_same_over_any_number_of_processes(processes: list[list[Action]]) -> None:
     done = [action for part in processes for action in part]
     expected = prefixes(done)[-1]

@@ -199,6 +199,11 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
             '{ to = "completed" }',
             "6: result.data.by: decision.by does not exist on the path write →",
         ),
+        (
+            'on_exhausted = "ask"\n',
+            'on_exhausted = "ask"\non_error = [{ when = "review.data.verdict != \'\'", to = "ask" }, { to = "ask" }]\n',
+            "after on_error of review, review only has error, ok, result, session_id; name one of these",
+        ),
         # Termination.
         ("max_wall_s = 108000, ", "", "8: states.write: has no time limit: give it `timeout_s`, or the whole workflow"),
         (

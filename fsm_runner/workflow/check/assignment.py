@@ -58,9 +58,11 @@ def _message(context: Context, use: Use, fact: Fact, path: tuple[Edge, ...] | No
         is_assigned = state.activity is not None and edge.event not in (INTERRUPTED, "exhausted")
         if is_assigned and context.definition.value_of(edge.source) == name:
             fields = ", ".join(sorted(assigned(state, edge.event)))
-            remedy = (
-                f"lead on_{edge.event} elsewhere" if edge.event != "done" else f"let {edge.source} assign another name"
-            )
+            remedy = f"lead on_{edge.event} elsewhere"
+            if edge is use.edge:
+                remedy = "name one of these"
+            elif edge.event == "done":
+                remedy = f"let {edge.source} assign another name"
             return f"{message}: after on_{edge.event} of {edge.source}, {name} only has {fields}; {remedy}"
     assigning = [it for it, state in context.definition.states.items() if _assigns(context, it, name, field)]
     if assigning:

@@ -76,9 +76,6 @@ def _unusable(command: Command, place: Path) -> Iterator[Problem]:
         yield Problem(
             (*place, "run", 0), f"{quoted(program)} is no program: write each argument as a text of its own, [{words}]"
         )
-    for index, argument in enumerate(command.run):
-        if "\0" in argument:
-            yield Problem((*place, "run", index), "contains a NUL character, which no program can get: remove it")
 
 
 def _program(argument: str) -> str:
