@@ -111,6 +111,8 @@ class WorkflowPosition(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the last visit; 0: none."""
     open: VisitRecord | None = None
     """The visit that has not ended."""
+    last_ended: VisitRecord | None = None
+    """The last visit, if it has ended."""
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):

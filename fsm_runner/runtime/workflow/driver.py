@@ -26,7 +26,7 @@ from fsm_runner.runtime.workflow.step import Ended, Visit
 from fsm_runner.runtime.workflow.steps import Steps
 from fsm_runner.util.error_text import limited_error
 from fsm_runner.workflow.definition import CONTINUE, REPEAT, Agent, Approval, Command, Turn, Wait
-from fsm_runner.workflow.interpreter import Interpreter
+from fsm_runner.workflow.interpreter import Interpreter, WorkflowFault
 
 INTERRUPTIONS_LIMIT = 3
 """A visit that was interrupted for this number of times is not continued: it may be what ends the runner's process."""
@@ -55,10 +55,12 @@ class WorkflowDriver:
         silence: SilenceWatch,
         position: WorkflowPosition | None = None,
         *,
+        fault: WorkflowFault | None = None,
         on_change: Callable[[bool], None],
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        """`position`: where an earlier process was. `on_change` is called when `status` has changed, with whether the
+        """`position`: where an earlier process was. `fault`: why no state follows its last visit; None if one does, or
+        if there is no such visit. `on_change` is called when `status` has changed, with whether the
         workflow has entered a state. `now_s` is the wall clock.
         """
         self.interpreter = interpreter
@@ -66,6 +68,7 @@ class WorkflowDriver:
         self._steps = steps
         self._record = record
         self._silence = silence
+        self._fault = fault
         self._on_change = on_change
         self._now_s = now_s
         self.has_begun = position is not None and position.last_number > 0
@@ -143,6 +146,7 @@ class WorkflowDriver:
             raise
 
     async def _execute(self) -> CompletedSession:
+        self._require_next_state()
         if not self.has_begun:
             self.has_begun = True
             self._record.record_workflow(self._steps.run.run_id, self._workflow)
@@ -160,6 +164,7 @@ class WorkflowDriver:
 
     async def wait(self) -> None:
         """Return when the wait of the workflow is over. Raises what its step raises."""
+        self._require_next_state()
         await self._carry_out()
 
     async def stop(self) -> StopSignal:
@@ -198,19 +203,22 @@ class WorkflowDriver:
         self._step = self._visit = None
         self._end(visit.number, ended)
 
+    def _require_next_state(self) -> None:
+        """Raise the fault at the end of the last visit, if an earlier process has left the run with one."""
+        if self._fault is not None:
+            raise self._fault
+
     def _may_continue(self, visit: VisitRecord) -> bool:
         """Whether an interrupted visit continues. Otherwise, `on_interrupted` has led to another state."""
         if self.is_waiting or self._steps.continues_after_limit:
             return True
-        error = f"interrupted: the runner's process ended during the state {visit.state!r} of the workflow"
         is_repeated = self.interpreter.definition.on_interrupted in (REPEAT, CONTINUE)
         times = visit.interruptions + 1
         if is_repeated and times < INTERRUPTIONS_LIMIT:
             return True
         if is_repeated:
-            raise ExecutionFailed(f"{error}, {times} times; it is not continued again")
-        error += "; its work may have been done, and the state has no `on_interrupted` that says how to continue"
-        self._open = None
+            raise ExecutionFailed(f"{_interrupted(visit.state)}, {times} times; it is not continued again")
+        self._open, error = None, interruption_error(visit.state)
         self._record_steps(self.interpreter.interrupt(error), error)
         run_id, target = self._steps.run.run_id, self.interpreter.state
         self._record.record_visit_end(run_id, visit.number, "interrupted", target, None, None, None)
@@ -349,3 +357,15 @@ class WorkflowDriver:
         for step in taken:
             transition = Transition(WORKFLOW, run_id, step.event, step.source, step.target, None, limited_error(reason))
             self._record.record_transition(transition)
+
+
+def interruption_error(state: str) -> str:
+    """Return the error of a visit that is not continued."""
+    return (
+        f"{_interrupted(state)}; its work may have been done, and the state has no `on_interrupted` that says how to "
+        "continue"
+    )
+
+
+def _interrupted(state: str) -> str:
+    return f"interrupted: the runner's process ended during the state {state!r} of the workflow"

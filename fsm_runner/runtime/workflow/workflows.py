@@ -1,6 +1,7 @@
 """Finds the workflow of a run, and builds its driver."""
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import msgspec
 
@@ -17,13 +18,13 @@ from fsm_runner.runtime.actors.record import Record
 from fsm_runner.runtime.control.budgets import RunBudget
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.workflow.context import WorkflowContext
-from fsm_runner.runtime.workflow.driver import WorkflowDriver
+from fsm_runner.runtime.workflow.driver import WorkflowDriver, interruption_error
 from fsm_runner.runtime.workflow.steps import Steps
 from fsm_runner.runtime.workflow.turn import TurnChannel
 from fsm_runner.runtime.workflow.usage import children_of
-from fsm_runner.workflow.definition import Workflow
+from fsm_runner.workflow.definition import Ending, Workflow
 from fsm_runner.workflow.file import LoadedWorkflow, restore_workflow
-from fsm_runner.workflow.interpreter import Interpreter, RunFacts
+from fsm_runner.workflow.interpreter import Interpreter, RunFacts, WorkflowFault
 from fsm_runner.workflow.templates import has_references
 
 
@@ -146,11 +147,7 @@ class Workflows:
             interpreter = Interpreter(workflow, run.parameters, facts, self._clean)
         except UsageError as error:
             raise RunRefused(f"the run's workflow cannot be used: {error}") from error
-        if position is not None:
-            values: dict[str, JsonObject] = {name: decode_json(value) for name, value in position.values.items()}
-            interpreter.restore(position.state or workflow.definition.initial, position.counts, values)
-            if position.last_number > 0 and position.open is None:
-                interpreter.enter()  # the visit that follows the last one has not begun
+        fault = None if position is None else _restore(interpreter, position)
         executions.channel = channel = TurnChannel(run.session_id, self._reporting, may_bind, executions)
         executions.holds_session = True
         self._holders.setdefault(run.session_id, run.run_id)
@@ -172,7 +169,9 @@ class Workflows:
             is_procedural=self._choice.is_procedural,
             earlier_children=sum(usage.children or 0 for usage in of_children),
         )
-        return WorkflowDriver(interpreter, record, steps, self._record, silence, recovered, on_change=on_change)
+        return WorkflowDriver(
+            interpreter, record, steps, self._record, silence, recovered, fault=fault, on_change=on_change
+        )
 
     def _record_of(self, workflow: LoadedWorkflow, run: Run) -> WorkflowRecord:
         """Return what the journal keeps of the workflow, also after the run: no secret is in it."""
@@ -189,6 +188,27 @@ class Workflows:
 
     def _clean(self, value: object) -> object:
         return with_texts(value, self._reporting.redactor.text, names=True)
+
+
+def _restore(interpreter: Interpreter, position: WorkflowPosition) -> WorkflowFault | None:
+    """Set the position. Return why no state follows the last visit; None if one does, or there is no such visit.
+
+    The end of the last visit is followed again: that leads to the same state, with the same error.
+    """
+    values: dict[str, JsonObject] = {name: decode_json(value) for name, value in position.values.items()}
+    last = position.last_ended
+    state = position.state if last is None else last.state
+    interpreter.restore(state or interpreter.workflow.definition.initial, position.counts, values)
+    if last is None:
+        return None
+    try:
+        if last.value_name is None:
+            interpreter.interrupt(interruption_error(last.state))
+        else:
+            interpreter.end(cast(Ending, last.ending), values[last.value_name])
+    except WorkflowFault as fault:
+        return fault
+    return None
 
 
 def _has_taken_prompt(workflow: LoadedWorkflow, position: WorkflowPosition) -> bool:

@@ -102,6 +102,7 @@ class WorkflowReplay:
             usages=tuple(visit.usage for visit in visits if visit.usage is not None),
             last_number=last.number,
             open=last if last.ended_at is None else None,
+            last_ended=None if last.ended_at is None else last,
         )
 
     def _change(self, run_id: str, number: int, **changes: Any) -> None:
@@ -117,6 +118,8 @@ def without_times(recovered: Recovered) -> Recovered:
         workflow = run.workflow
         if workflow is not None:
             opened = None if workflow.open is None else replace(workflow.open, began_at="")
-            workflow = replace(workflow, began_at="", open=opened)
+            last = workflow.last_ended
+            ended = None if last is None else replace(last, began_at="", ended_at="")
+            workflow = replace(workflow, began_at="", open=opened, last_ended=ended)
         runs.append(replace(run, workflow=workflow))
     return replace(recovered, runs=tuple(runs))

@@ -21,7 +21,7 @@ REPEATED = """
 name = "repeated"
 initial = "draft"
 budget = { max_wall_s = 100000 }
-result = { text = "${verify.exit_code}", data = { by = "${ask.by}", failed = "${work.failed}" } }
+result = { text = "${verify.exit_code}", data = { by = "${ask.by}", done = "${work.ok}" } }
 
 [states.draft]
 turn = { prompt = "draft" }
@@ -33,7 +33,7 @@ on_done = "verify"
 command = { run = ["./verify"] }
 timeout_s = 60
 on_interrupted = "repeat"
-on_done = "rest"
+on_done = [{ when = "1 / (1 - verify.exit_code) == 1", to = "rest" }, { to = "failed" }]
 on_error = "fix"
 on_timeout = "fix"
 
@@ -64,7 +64,7 @@ agent = { name = "worker" }
 timeout_s = 600
 on_done = "completed"
 """
-DONE = Result(value={"exit_code": 0, "failed": 0})
+DONE = Result(value={"exit_code": 0})
 FAILS = Result(ending="error", value={"exit_code": 1})
 DENIES = Result(ending="denied", takes_s=2.0)
 SCRIPTS = {
@@ -73,6 +73,7 @@ SCRIPTS = {
     "denied once": scripted({"ask": (DENIES, Result(takes_s=2.0))}, DONE),
     "denied until used up": scripted({"ask": (DENIES,)}, DONE),
     "never verified": scripted({"verify": (FAILS,)}, DONE),
+    "cannot be evaluated": scripted({"verify": (Result(value={"exit_code": 1}),)}, DONE),
     "undecided": scripted({"ask": (Result(takes_s=None),)}, DONE),
 }
 
@@ -161,7 +162,7 @@ def certain(visit: Visit) -> Visit:
 
 def check_same(result: SimulationResult, reference: SimulationResult, of: str) -> None:
     assert [*map(certain, visits_of(result))] == [*map(certain, visits_of(reference))], of
-    assert result.runs[0].status == reference.runs[0].status, of
+    assert (result.runs[0].status, result.runs[0].error) == (reference.runs[0].status, reference.runs[0].error), of
 
 
 BUNDLED = {
