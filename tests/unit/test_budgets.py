@@ -205,3 +205,29 @@ def test_a_flag_takes_precedence_over_the_profile_for_each_maximum() -> None:
         run=UsageLimits(max_turns=7, max_cost_usd=1.0), tree=UsageLimits(max_tokens=9)
     )
     assert NO_BUDGET.with_defaults(profile) == profile
+
+
+async def test_a_workflow_counts_all_runs_below_it_until_they_end() -> None:
+    async with bench() as b:
+        parent, child = b.run("run_1"), b.run("run_2", "ses_2", "ses_1")
+        child.note(Usage(input_tokens=10))  # in an earlier process of the runner, or before the workflow began
+        parent.begin_workflow(UsageLimits(max_tokens=100), [Usage(input_tokens=5)])
+        grandchild, other = b.run("run_3", "ses_3", "ses_2"), b.run("run_4", "ses_4", "ses_9")
+        grandchild.note(Usage(input_tokens=20))
+        other.note(Usage(input_tokens=1_000))
+        assert parent.take_children() == Usage(input_tokens=30)
+        assert parent.take_children() is None
+        resumed = b.budgets.of(
+            wire.Run(run_id="run_5", session_id="ses_2", type="resume_session"),
+            b.reasons.setdefault("run_5", []).append,
+        )
+        resumed.close()
+        child.note(Usage(input_tokens=75))
+        assert b.reasons["run_1"] == []
+        parent.note(Usage(input_tokens=1))
+        assert b.reasons["run_1"] == ["budget exceeded: the workflow has used 101 of 100 tokens (max_tokens)"]
+        with pytest.raises(RunRefused, match="budget used up: the workflow has used 101 of 100 tokens"):
+            await parent.begin()
+        parent.close()
+        child.note(Usage(input_tokens=1_000))
+        assert len(b.reasons["run_1"]) == 1

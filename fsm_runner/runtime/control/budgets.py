@@ -55,7 +55,8 @@ class Budgets:
     def end(self, budget: "RunBudget") -> None:
         """May be repeated."""
         run = budget.run
-        if self._runs.pop(run.run_id, None) is not None:
+        self._runs.pop(run.run_id, None)
+        if run.type == "start_session":
             self._parents.pop(run.session_id, None)
         if self._workflows.get(run.session_id) is budget:
             del self._workflows[run.session_id]
