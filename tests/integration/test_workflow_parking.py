@@ -163,6 +163,7 @@ async def test_a_workflow_with_several_waits_shows_each_of_them(tmp_path: Path) 
             assert (await bench.end(each)).status == "completed"
         assert [visit.value["comment"] for visit in bench.visits(run)[:2]] == ["", "ship it"]
         fields = [field for field in bench.workflow_fields(run) if field is not None]
+        assert (fields[0]["name"], fields[0]["state"], fields[0]["visit"]) == ("flow", "first", 1)
         assert [field["approval"]["question"] for field in fields if field["approval"]] == ["One?", "Two?"]
         assert bench.workflow_fields(run)[-1] is None
 

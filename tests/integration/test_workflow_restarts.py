@@ -161,6 +161,7 @@ async def test_a_kill_in_a_turn_is_followed_by_what_its_state_declares(
                 "repairs": ["work:interrupted", "repair:done"],
             }
             for run in runs.values():
+                assert bench.workflow_fields(run)[-1:] == [None]
                 assert bench.system.reports(run)[0] == "started"
                 assert len(bench.system.reports(run)) == 2
 

@@ -113,7 +113,8 @@ class RunActor(Actor):
         self._waits = LimitWaits(self.wire_run, context, limits, self._executions)
         self._workflow: WorkflowDriver | None = None
         """None if the run has no workflow, and before `live`."""
-        self._workflow_report = StatusReport(self._send_workflow)
+        has_begun_workflow = recovered is not None and recovered.workflow is not None
+        self._workflow_report = StatusReport(self._send_workflow, has_sent=has_begun_workflow)
         self._waits_for_slot = False
         """Whether an earlier process ended before the run had a slot again, although its wait may have been over."""
         self._has_reported_start = False

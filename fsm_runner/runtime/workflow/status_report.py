@@ -12,9 +12,10 @@ DELAY_S = 0.5
 class StatusReport:
     """Sends the field when the workflow stays in a state, and null at its end if it has sent anything."""
 
-    def __init__(self, send: Callable[[JsonObject | None], None]) -> None:
+    def __init__(self, send: Callable[[JsonObject | None], None], *, has_sent: bool = False) -> None:
+        """`has_sent`: whether an earlier process of the runner may have sent it."""
         self._send = send
-        self._has_sent = False
+        self._has_sent = has_sent
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, status: JsonObject, *, at_once: bool) -> None:
