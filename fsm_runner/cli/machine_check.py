@@ -8,7 +8,7 @@ from fsm_runner.cli.machine_files import find_file, is_workflow, own_specs, own_
 from fsm_runner.cli.output import say, show
 from fsm_runner.config.paths import bundled
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
-from fsm_runner.config.workflows import find_workflow
+from fsm_runner.config.workflows import find_workflow, misnamed_workflows
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.machine.check import check
 from fsm_runner.machine.defects import Defect, SpecError
@@ -33,6 +33,8 @@ def check_files(files: Iterable[str]) -> int:
     for path in paths or (*own.values(), *own_workflows().values()):
         defects += _defects(path, own, is_named=bool(paths))
     if not paths:
+        message = "no workflow can have this name: use letters, digits, `-` and `_`"
+        defects += (Defect(str(path), None, "", message) for path in misnamed_workflows())
         defects += _defects_of_references()
     for defect in defects:
         show(defect)

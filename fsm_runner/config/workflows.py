@@ -20,6 +20,12 @@ def workflow_paths() -> dict[str, Path]:
     return dict(sorted(paths.items()))
 
 
+def misnamed_workflows() -> list[Path]:
+    """Return the files in the folders of workflows that nothing can name, and that contain no scenarios."""
+    found = [path for home in homes() for path in visible(home / "workflows", "*.toml")]
+    return [path for path in found if not _NAME.fullmatch(path.stem) and not path.stem.endswith(".scenarios")]
+
+
 def find_workflow(name: str) -> Path:
     """Return the file of a workflow. Raises `UsageError` with the available names if there is none."""
     paths = workflow_paths()

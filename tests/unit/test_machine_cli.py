@@ -215,6 +215,16 @@ def test_check_finds_the_defects_of_workflows_by_name_and_by_path(home: Path) ->
     assert invoke("check").stdout.startswith("workflows/ask-first.toml:1: is not TOML")
 
 
+def test_check_finds_files_whose_name_no_workflow_can_have(home: Path) -> None:
+    for name in ("two words.toml", ".hidden.toml", "ask-first.scenarios.toml"):
+        (home / "workflows" / name).write_text("")
+    result = invoke("check")
+    assert (result.exit_code, result.stdout) == (
+        1,
+        f"{home}/workflows/two words.toml: no workflow can have this name: use letters, digits, `-` and `_`\n",
+    )
+
+
 def test_a_file_of_scenarios_is_no_machine(home: Path) -> None:
     path = home / "workflows" / "ship.scenarios.toml"
     path.write_text("")
