@@ -9,8 +9,9 @@ import pytest
 from fsm_runner.config.manifest import ExecutorManifest
 from fsm_runner.config.profiles import LoadedProfile
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
-from tests.support.command_executor import command_home
+from tests.support.command_executor import SESSION_STATUS, command_home
 from tests.support.faults import reset, status
+from tests.support.fifo import Fifo
 from tests.support.logs import log_lines
 from tests.support.processes import gone
 from tests.support.workflows import says, shell, steps, workflow, workflow_bench
@@ -240,3 +241,26 @@ async def test_a_conversation_continues_while_the_coordinator_is_away(tmp_path: 
         shown = await bench.completes(run)
         assert shown["session"]["executor_session_id"] == bench.binds(run)[0]
         assert shown["session"]["session_id"] == run.session_id
+
+
+@pytest.mark.parametrize("revive", [False, True])
+async def test_a_process_that_ends_between_two_turns(tmp_path: Path, revive: bool, signs: Fifo) -> None:
+    flow = workflow(
+        first={"turn": steps(["bind"], ["afterwards", ["tell_pid", str(signs.path)], ["exit", 3]]), "on_done": "gone"},
+        gone={
+            "command": shell('read pid < "$1"; while kill -0 $pid 2> /dev/null; do sleep 0.01; done', str(signs.path)),
+            "on_done": "second",
+        },
+        second={"turn": steps(["report"]), "on_done": "completed", "on_error": "refuse"},
+        refuse={"final": True, "outcome": "failed", "error": "lost: ${second.error}"},
+    )
+    async with workflow_bench(tmp_path, flow, command_home(tmp_path / "home", revive=revive)) as bench:
+        run = await bench.submit()
+        if revive:
+            assert (await bench.completes(run))["message"]["mode"] == "resume"
+            assert await bench.session(run) == "idle"
+        else:
+            assert "ended between two turns of its run" in await bench.fails(run)
+            assert await bench.session(run) == "failed"
+        assert len(bench.binds(run)) == 1
+        assert bench.proxy.calls_for("POST", SESSION_STATUS) == []
