@@ -128,6 +128,11 @@ def test_a_workflow_whose_states_are_repeated_takes_the_same_path_after_a_kill_a
     check_kills(setup_of(REPEATED, SCRIPTS[name]))
 
 
+def test_a_turn_that_waits_for_limits_continues_after_a_kill_at_any_point() -> None:
+    setup = setup_of(REPEATED, SCRIPTS["straight"])
+    check_kills(msgspec.structs.replace(setup, plans=(PlannedRun(limits=(3.0, 3.0)),)))
+
+
 def check_kills(setup: Setup) -> None:
     """Kill the runner at each point. The path must be that without a kill."""
     reference = executed(setup)
@@ -164,7 +169,8 @@ def random_setup(rng: random.Random, *, repeats: bool) -> Setup:
         return Result(ending=rng.choice(kinds), takes_s=rng.choice([0.0, 1.0, 1.0, 1.0, None]))  # type: ignore[arg-type]
 
     text = "".join(f"{key} = {toml(value)}\n" for key, value in raw.items())
-    return setup_of(text, result_of)
+    plan = PlannedRun(limits=rng.choice([(), (), (3.0,), (None, 3.0)]))
+    return msgspec.structs.replace(setup_of(text, result_of), plans=(plan,))
 
 
 KILL = st.builds(Kill, st.integers(1, 120), st.sampled_from([0, 3, 100]), st.floats(0, 5))

@@ -340,7 +340,8 @@ class Simulation:
         self.faults, self.control_faults = deque(setup.faults), deque(setup.control_faults)
         self.starts: Counter[str] = Counter()
         self.timeline = Timeline()
-        self.world = None if setup.workflow is None else WorkflowWorld(*setup.workflow)
+        has_limits = any(plan.limits for plan in setup.plans)
+        self.world = None if setup.workflow is None else WorkflowWorld(*setup.workflow, has_limits=has_limits)
         self.process: ModelProcess | None = None
         self._disk_is_full = False
 

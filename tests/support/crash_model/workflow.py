@@ -86,7 +86,9 @@ class ProcessStart(msgspec.Struct, frozen=True, kw_only=True):
 class WorkflowWorld:
     """What outlives the processes of a runner: the script, the person who decides, and the log."""
 
-    def __init__(self, workflow: LoadedWorkflow, script: Script) -> None:
+    def __init__(self, workflow: LoadedWorkflow, script: Script, *, has_limits: bool = False) -> None:
+        """`has_limits`: whether turns meet limits of the provider, and continue later."""
+        self.has_limits = has_limits
         self.workflow = workflow
         self.script = script
         self.starts: list[ProcessStart] = []
