@@ -5,9 +5,9 @@ from functools import partial
 
 import msgspec
 
-from tests.support.crash_model.runner import Setup
+from tests.support.crash_model.runner import Drain, Setup
 from tests.support.crash_model.workflow import Result, Script
-from tests.support.crash_model.workflow_setups import Visit, check, executed, setups, visits_of
+from tests.support.crash_model.workflow_setups import Visit, check, check_same, executed, setups, visits_of
 
 
 def workflow_name(setup: Setup) -> str:
@@ -21,6 +21,12 @@ def states_with(setup: Setup, key: str) -> set[str]:
     workflow = setup.workflow[0]
     active = {name for name, state in workflow.spec.states.items() if state.invoke is not None}
     return {name for name in active if key == "invoke" or workflow.definition.states[name].timeout_s is not None}
+
+
+def waiting_states(setup: Setup) -> set[str]:
+    assert setup.workflow is not None
+    states = setup.workflow[0].definition.states
+    return {name for name, state in states.items() if state.activities.keys() & {"approval", "wait", "agent"}}
 
 
 def test_a_run_may_be_stopped_in_every_state() -> None:
@@ -40,6 +46,25 @@ def test_a_run_may_be_stopped_in_every_state() -> None:
             stopped[workflow_name(setup)].add(begin.state)
     for setup in setups().values():
         assert stopped[workflow_name(setup)] == states_with(setup, "invoke")
+
+
+def test_a_runner_may_drain_in_every_state() -> None:
+    """The runner's next process continues a run that waits. Another run goes on until it waits, or ends."""
+    left: defaultdict[str, set[str]] = defaultdict(set)
+    for name, setup in setups().items():
+        reference = executed(setup)
+        assert reference.world is not None
+        for begin in reference.world.begins:
+            of = f"{name}: {begin}: "
+            drain = Drain(at_s=begin.at_s + 0.1, down_s=1.0)
+            result = executed(msgspec.structs.replace(setup, ends=(drain,), has_journal_file=True))
+            check(result, of)
+            check_same(result, reference, of)
+            assert result.world is not None
+            if result.world.starts[-1].open_number == begin.number:
+                left[workflow_name(setup)].add(begin.state)
+    for setup in setups().values():
+        assert left[workflow_name(setup)] == waiting_states(setup)
 
 
 def test_the_time_limit_of_every_state_applies() -> None:
