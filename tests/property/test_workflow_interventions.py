@@ -49,7 +49,7 @@ def test_a_run_may_be_stopped_in_every_state() -> None:
 
 
 def test_a_runner_may_drain_in_every_state() -> None:
-    """The runner's next process continues a run that waits. Another run goes on until it waits, or ends."""
+    """The runner's next process continues a run that waits. Another run continues until it waits, or ends."""
     left: defaultdict[str, set[str]] = defaultdict(set)
     for name, setup in setups().items():
         reference = executed(setup)

@@ -150,7 +150,7 @@ def check_begins(world: WorkflowWorld, of: str) -> None:
                 expected = start.open_number
         if world.has_limits and world.workflow.definition.states[begin.state].turn is not None:
             if begin.number == expected - 1:
-                continue  # The turn goes on after a limit, which has moved its deadline.
+                continue  # The turn continues after a limit, which has moved its deadline.
             due_s[begin.number] = begin.due_s
         assert begin.number == expected, f"{of}{begin} instead of visit {expected}"
         assert due_s.setdefault(begin.number, begin.due_s) == begin.due_s, f"{of}{begin}: the deadline has moved"
