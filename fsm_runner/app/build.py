@@ -250,7 +250,7 @@ async def assembled_runner(
             await stack.enter_async_context(serve_health(journal.path.parent, health))
             reruns = Reruns(api, journal, registration, runs, lambda: runner.is_ending)
             requests = {**control_requests.handlers(approvals), **control_requests.rerun_handlers(reruns)}
-            await stack.enter_async_context(serve_control(journal.path.parent, requests, durable.runner_tags))
+            await stack.enter_async_context(serve_control(journal.path.parent, requests))
         yield runner
 
 

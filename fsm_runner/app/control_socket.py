@@ -5,7 +5,7 @@ itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import reduce
 from operator import or_
@@ -45,7 +45,7 @@ Handler = Callable[[Any, Peer], Awaitable[object]]
 Handlers = Mapping[type[Request], Handler]
 
 
-OWN_REQUEST = "a process that a run of this runner has started may not do this: use a shell outside the run"
+OWN_REQUEST = "a process that a run has started may not do this: use a shell outside all runs"
 WARNED_EACH_S = 60.0
 """The shortest interval between warnings about such processes."""
 
@@ -130,12 +130,9 @@ class ControlServer:
 
 
 @asynccontextmanager
-async def serve_control(folder: Path, handlers: Handlers, runner_tags: Collection[str]) -> AsyncIterator[None]:
-    """Handle requests on a socket in `folder` until the context ends.
-
-    `runner_tags`: those of this process of the runner and of its earlier ones.
-    """
-    server = ControlServer(handlers, RunProcesses(runner_tags))
+async def serve_control(folder: Path, handlers: Handlers) -> AsyncIterator[None]:
+    """Handle requests on a socket in `folder` until the context ends."""
+    server = ControlServer(handlers, RunProcesses())
     described = LocalSocket(folder / SOCKET_FILE, "fsm-runner approve", REQUEST_LIMIT_BYTES)
     async with serve_socket(described, server.answer):
         yield

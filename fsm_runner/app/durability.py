@@ -20,8 +20,6 @@ class DurableState(msgspec.Struct, frozen=True):
     journal: Journal
     tags: Mapping[str, str] = {}
     """Variables in the environment of all processes that this runner starts."""
-    runner_tags: frozenset[str] = frozenset()
-    """The tags of this process and of the earlier ones of the same runner."""
     sweep: Sweep = lambda: 0
     problem: Callable[[], str | None] = lambda: None
     """Returns what a kill of this process would lose now; None if it would lose nothing."""
@@ -55,4 +53,4 @@ async def open_durable_state(
         watchdog = await stack.enter_async_context(Watchdog(tag))
         earlier = frozenset(runner_tag(identity.key, process) for process in journal.earlier_processes)
         kill = partial(kill_leftovers, earlier)
-        yield DurableState(journal, {RUNNER_TAG_VARIABLE: tag}, earlier | {tag}, kill, lambda: watchdog.problem)
+        yield DurableState(journal, {RUNNER_TAG_VARIABLE: tag}, kill, lambda: watchdog.problem)

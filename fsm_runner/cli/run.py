@@ -23,6 +23,7 @@ from fsm_runner.coordinator_server.server import MAX_CONNECTIONS, CoordinatorSer
 from fsm_runner.diagnostics.logs import configure_logs
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, UsageError
 from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
+from fsm_runner.process.tree.rlimit_tag import tag_this_runner
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.approvals import ListedApproval
 from fsm_runner.protocol.wire import Agent, JsonObject, Run, RunRequest
@@ -111,6 +112,7 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work, workflo
         parameters=work.parameters(schema),
         project_dir=str(config.project_dir),
     )
+    tag_this_runner()
     SUBREAPER.enable(exclusive=True)
     with TemporaryDirectory(prefix=SINGLE_RUN_PREFIX) as state_dir:
         local = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))

@@ -18,6 +18,7 @@ from fsm_runner.diagnostics.redaction import Redactor
 from fsm_runner.errors import EXIT_ABORTED, EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.process.init import hide_memory
 from fsm_runner.process.limits.open_files import BUNDLED_COORDINATOR_SHARE, OPEN_FILES
+from fsm_runner.process.tree.rlimit_tag import tag_this_runner
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.wire import Agent
 from fsm_runner.util import event_loop
@@ -38,6 +39,7 @@ def run_runner(config: RunnerConfig) -> int:
     profile = load_profile(config.profile)
     for key in profile.unknown_keys:
         logger.warning("{}: {}: unknown key", profile.path, key)
+    tag_this_runner()
     # As process 1 of a container, if no init could be forked above it, it also gets orphans that no run started.
     SUBREAPER.enable(exclusive=os.getpid() != 1)
     return event_loop.run(_serve(config, profile, redactor))

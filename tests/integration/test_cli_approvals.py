@@ -16,6 +16,7 @@ from fsm_runner.app.control_socket import OWN_REQUEST, SOCKET_FILE, ask_all
 from fsm_runner.app.local_socket import sockets
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of
 from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS, ApprovalList, ListedApproval
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
 from fsm_runner.protocol.wire import Run, RunRequest
@@ -83,6 +84,7 @@ async def running_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Asy
         async with program(folder, env, *flags) as runner:
             await runner.said("the workflow asks for approvals, and executors run as the user of this runner")
             await runner.said("registered")
+            assert not sys.platform.startswith("linux") or rlimit_tag_of(runner.process.pid) is not None
             yield Programs(folder, found[0])
 
 
@@ -146,6 +148,7 @@ async def test_run_says_what_it_asks_and_how_to_approve(tmp_path: Path) -> None:
     async with program(tmp_path, env, "run", "say", "text=hello") as running:
         line = await running.said("fsm-runner approve")
         await running.said(r"\x1b[31mReally?")
+        assert not sys.platform.startswith("linux") or rlimit_tag_of(running.process.pid) is not None
         command, run_id = line.partition("fsm-runner ")[2].split()[:2]
         decided = await finish(tmp_path, env, command, run_id, "--deny", "--comment", "no")
         assert decided.code == EXIT_OK, decided.stderr

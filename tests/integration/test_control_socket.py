@@ -8,6 +8,7 @@ import shlex
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from fsm_runner.app.control_socket import (
     serve_control,
 )
 from fsm_runner.process.child.child import Child
-from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, TREE_TAG_VARIABLE
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag
 from fsm_runner.process.tree.subreaper import SUBREAPER
 from fsm_runner.protocol.approvals import ApprovalList, Decided
@@ -51,7 +52,7 @@ async def approvals(tmp_path: Path) -> AsyncIterator[Approvals]:
     """Those of a runner whose control socket is in `tmp_path`."""
     approvals = Approvals()
     approvals.open(pending())
-    async with serve_control(tmp_path, handlers(approvals), [TAG]):
+    async with serve_control(tmp_path, handlers(approvals)):
         yield approvals
 
 
@@ -105,16 +106,29 @@ async def test_no_process_of_a_run_decides(
     assert len(approvals.pending()) == 1
 
 
+KEEPING_ITS_PARENT = ("sh", "-c", '"$@" & wait', "sh")
+UNTAGGED = (*KEEPING_ITS_PARENT, "env", "-i", "prlimit", "--rttime=unlimited:")
+AS_A_RUNNER = "from fsm_runner.process.tree import rlimit_tag; rlimit_tag.tag_this_runner(); import os, sys; "
+FROM_ANOTHER_RUN = {
+    "by its environment": ["env", f"{RUNNER_TAG_VARIABLE}=x.y"],
+    "by the tree in its environment": ["env", f"{TREE_TAG_VARIABLE}=x.1"],
+    "by its limit": ["prlimit", f"--rttime={rlimit_tag('x.y', 5)}:"],
+    "by the environment of its parent": ["env", f"{RUNNER_TAG_VARIABLE}=x.y", *UNTAGGED],
+    "by the limit of its parent": ["prlimit", f"--rttime={rlimit_tag('x.y', 5)}:", *UNTAGGED],
+    "by the tag of its runner": [
+        *(sys.executable, "-c", AS_A_RUNNER + "os.execvp(sys.argv[1], sys.argv[1:])"),
+        *UNTAGGED,
+    ],
+}
+
+
 @pytest.mark.linux(reason="rlimit tags")
-@pytest.mark.parametrize(
-    "words",
-    [["env", f"{RUNNER_TAG_VARIABLE}={TAG}"], ["prlimit", f"--rttime={rlimit_tag(TAG, 5)}:"]],
-    ids=["by its environment", "by its limit"],
-)
-async def test_a_process_that_an_earlier_runner_has_left_is_recognized(
+@pytest.mark.parametrize("words", FROM_ANOTHER_RUN.values(), ids=FROM_ANOTHER_RUN.keys())
+async def test_a_process_of_any_runner_is_recognized(
     words: list[str], approvals: Approvals, tmp_path: Path, signs: Fifo
 ) -> None:
     assert await answer_of([*words, *client()], tmp_path, signs) == {"error": OWN_REQUEST}
+    assert "error" not in await answer_of([*UNTAGGED, *client()], tmp_path, signs)
 
 
 @pytest.mark.linux(reason="SO_PEERPIDFD")

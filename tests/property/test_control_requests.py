@@ -14,7 +14,7 @@ from fsm_runner.process.tree.peer import RunProcesses
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.runtime.workflow.approvals import Approvals
 
-SERVER = ControlServer(control_requests.handlers(Approvals()), RunProcesses([]))
+SERVER = ControlServer(control_requests.handlers(Approvals()), RunProcesses())
 FIELDS = ("request", "run_id", "approved", "comment", "other")
 json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),

@@ -1,8 +1,9 @@
-"""Who is at the other end of a local socket, and whether a run of this runner has started that process.
+"""Who is at the other end of a local socket, and whether a run of any runner has started that process.
 
-On Linux, the kernel keeps the orphans of runs below this process (`tree.subreaper`), so a process of a run has this
-process among its ancestors, whatever it does to its environment, its session or its limits. Its tags are checked too,
-because a system may not report orphans, and an earlier process of the runner may have left processes behind.
+On Linux, the kernel keeps the orphans of runs below their runner (`tree.subreaper`), so a process of a run has its
+runner among its ancestors while that lives, whatever it does to its environment, its session or its limits. Each runner
+has a tag of its own, by which the others recognize it. The tags of processes are checked too, because a system may not
+report orphans, and a runner that has ended may have left processes behind.
 
 Without Linux' /proc (macOS), there are no rlimit tags and no orphans, so a process of a run that has cleared its
 environment and lost its parent is not recognized. Before Linux 6.5 and on macOS, neither is one whose id another
@@ -16,7 +17,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Collection
+from collections.abc import Hashable
 from itertools import pairwise
 from types import ModuleType
 
@@ -24,9 +25,9 @@ import msgspec
 
 from fsm_runner.process.errors import PeerUnknown
 from fsm_runner.process.tree import procfs
-from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, own_tree_tag
+from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, TREE_TAG_VARIABLE
 from fsm_runner.process.tree.procfs import Process
-from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of, tag_prefix, tag_prefix_of
+from fsm_runner.process.tree.rlimit_tag import rlimit_tag_of
 
 READS = 10
 """How often the ancestors of a process are read again if they change meanwhile."""
@@ -36,6 +37,7 @@ _SO_PEERPIDFD = 77
 _SOL_LOCAL, _LOCAL_PEERCRED, _LOCAL_PEERPID = 0, 1, 2
 """The options of macOS. Python has no names for them."""
 _XUCRED_BYTES = 76
+_TAG_ENTRIES = tuple(f"{name}=".encode() for name in (RUNNER_TAG_VARIABLE, TREE_TAG_VARIABLE))
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -73,19 +75,18 @@ def is_own_user(peer: Peer) -> bool:
 
 
 class RunProcesses:
-    """Recognizes the processes that the runs of one runner have started."""
+    """Recognizes the processes that runs have started, those of this runner and of others.
 
-    def __init__(self, runner_tags: Collection[str]) -> None:
-        """`runner_tags`: those of this process of the runner and of its earlier ones."""
-        self._entries = frozenset(
-            f"{RUNNER_TAG_VARIABLE}={tag}".encode(errors="surrogateescape") for tag in runner_tags
-        )
-        self._tag_prefixes = frozenset(map(tag_prefix, runner_tags))
+    Create it in the runner's process. If that is part of a run of another runner, the tags of that run say nothing.
+    """
+
+    def __init__(self) -> None:
         self._table: ModuleType = procfs
         if not procfs.offers_processes():
             from fsm_runner.process.tree import psutil_backend  # psutil takes long to import
 
             self._table = psutil_backend
+        self._own_tags = {tag for each in self._read_ancestry(os.getpid()) for tag in self._tags(each)}
 
     def has_started(self, peer: Peer, connection: socket.socket) -> bool:
         """Return whether the process that connected belongs to a run. Blocks for less than a millisecond.
@@ -96,7 +97,9 @@ class RunProcesses:
         handle = _handle(peer, connection)
         try:
             ancestry = self._ancestry(peer.pid)
-            belongs = any(self._is_below(*pair) for pair in pairwise(ancestry)) or any(map(self._is_tagged, ancestry))
+            belongs = any(self._is_below(*pair) for pair in pairwise(ancestry)) or any(
+                not self._tags(each) <= self._own_tags for each in ancestry
+            )
             if handle is not None:
                 _require_alive(handle)
         finally:
@@ -105,7 +108,7 @@ class RunProcesses:
         return belongs
 
     def _ancestry(self, pid: int) -> list[Process]:
-        """Return the process and its ancestors up to this process, which are the same in two successive reads."""
+        """Return the process and all its ancestors, which are the same in two successive reads."""
         before = self._read_ancestry(pid)
         for _ in range(READS):
             now = self._read_ancestry(pid)
@@ -121,8 +124,6 @@ class RunProcesses:
         found: list[Process] = []
         while pid > 0 and (process := self._table.read_process(pid)) is not None:
             found.append(process)
-            if pid == os.getpid():
-                break
             pid = process.parent
         return found
 
@@ -131,14 +132,11 @@ class RunProcesses:
         """Return whether `process` leads a run, or is an orphan of one. Other children share this process's session."""
         return parent.pid == os.getpid() and process.session != os.getsid(0)
 
-    def _is_tagged(self, process: Process) -> bool:
-        if process.pid == os.getpid():  # this runner may be part of a run of another one
-            return False
+    def _tags(self, process: Process) -> set[Hashable]:
+        """The tags that runners have given to the process, of both kinds. Raises OSError if no descriptor is left."""
         value = rlimit_tag_of(process.pid)
-        if value is not None and tag_prefix_of(value) in self._tag_prefixes:
-            return True
-        environment: list[bytes] = self._table.environment(process.pid)
-        return own_tree_tag(environment) is not None or not self._entries.isdisjoint(environment)
+        entries: list[bytes] = self._table.environment(process.pid)
+        return {each for each in entries if each.startswith(_TAG_ENTRIES)} | ({value} if value is not None else set())
 
 
 def _handle(peer: Peer, connection: socket.socket) -> int | None:

@@ -51,6 +51,20 @@ def rlimit_tag_of(pid: int) -> int | None:
     return value if value >= _BASE else None
 
 
+def tag_this_runner() -> None:
+    """Give this process, a runner, a tag of its own, by which other runners recognize what is below it.
+
+    No runner kills by this tag. What this process starts without a tag of its own inherits it.
+    """
+    if _LIMIT is None:
+        return
+    import secrets  # large, and the watchdog does not need it
+
+    value, (_, hard) = rlimit_tag(f"the runner {secrets.token_hex(8)}", 0), resource.getrlimit(_LIMIT)
+    if hard == resource.RLIM_INFINITY or value <= hard:
+        resource.setrlimit(_LIMIT, (value, hard))
+
+
 @contextmanager
 def with_rlimit_tag(value: int | None) -> Iterator[None]:
     """Give the tag to the processes that are started inside. No other thread may start one meanwhile. None: no tag."""
