@@ -5,6 +5,8 @@ EXIT_FAILED = 1
 """A run, a check or a registration failed."""
 EXIT_USAGE = 2
 """Bad input: flags, files, profiles or parameters."""
+EXIT_UNRECORDED = 3
+"""A decision about an approval counts, but is not on disk yet."""
 EXIT_ABORTED = 130
 """A third signal: the runner exited at once."""
 

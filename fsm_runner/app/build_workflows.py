@@ -66,6 +66,7 @@ def build_workflows(
     )
     named = {profile.path: profile.profile.workflow}
     named |= {profile.agent_files[agent.name]: agent.workflow for agent in profile.agents}
+    asking: set[str] = set()
     for file, name in named.items():
         if name is None:
             continue
@@ -73,8 +74,11 @@ def build_workflows(
             workflow = named_workflow(name)
         except UsageError as defect:
             raise UsageError(f"{file}: workflow: {defect}") from defect
-        if launch_policy.user is None:
-            _warn_of_own_approvals(workflow)
+        if any(state.approval is not None for state in workflow.definition.states.values()):
+            asking.add(workflow.path)
+    if launch_policy.user is None:
+        for path in sorted(asking):
+            _warn_of_own_approvals(path)
     context = WorkflowContext(
         environment=executor_environment(
             os.environ, named=profile.variables, user=launch_policy.user, tags=tags, has_sdk=True
@@ -91,12 +95,11 @@ def build_workflows(
     return Workflows(choice, context, reporting, record)
 
 
-def _warn_of_own_approvals(workflow: LoadedWorkflow) -> None:
+def _warn_of_own_approvals(path: str) -> None:
     """Say that executors of the runner's user could approve what their own run asks."""
-    if any(state.approval is not None for state in workflow.definition.states.values()):
-        logger.warning(
-            "{}: the workflow asks for approvals, and executors run as the user of this runner: the runner refuses "
-            "decisions of their processes, but other programs of that user can decide for them; start the runner with "
-            "--run-as to prevent this",
-            workflow.path,
-        )
+    logger.warning(
+        "{}: the workflow asks for approvals, and executors run as the user of this runner: the runner refuses "
+        "decisions of their processes, but that user's rights suffice to decide in other ways; start the runner with "
+        "--run-as to prevent this",
+        path,
+    )

@@ -4,7 +4,7 @@ import msgspec
 
 from fsm_runner.app.control_socket import Handlers
 from fsm_runner.process.tree.peer import Peer
-from fsm_runner.protocol.approvals import DEADLINE, ApprovalList, Comment, Decided
+from fsm_runner.protocol.approvals import DEADLINE, Comment, Decided, RunnerApprovals
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.workflow.approvals import Approvals
 from fsm_runner.runtime.workflow.rerun_plan import Replacement
@@ -12,7 +12,7 @@ from fsm_runner.runtime.workflow.reruns import Reruns
 
 
 class ListApprovals(msgspec.Struct, frozen=True, tag_field="request", tag="approvals"):
-    """Answered with an `ApprovalList`."""
+    """Answered with `RunnerApprovals`."""
 
 
 class Decide(msgspec.Struct, frozen=True, kw_only=True, tag_field="request", tag="approve"):
@@ -40,8 +40,8 @@ def rerun_handlers(reruns: Reruns) -> Handlers:
 
 
 def handlers(approvals: Approvals) -> Handlers:
-    async def list_approvals(_: ListApprovals, __: Peer) -> ApprovalList:
-        return ApprovalList(approvals.pending())
+    async def list_approvals(_: ListApprovals, __: Peer) -> RunnerApprovals:
+        return RunnerApprovals(approvals.pending())
 
     async def decide(request: Decide, peer: Peer) -> Decided:
         by = peer.user_name if peer.user_name != DEADLINE else f"uid {peer.uid}"

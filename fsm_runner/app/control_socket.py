@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from loguru import logger
 
 from fsm_runner.app.local_socket import LocalSocket, connected, serve_socket
 from fsm_runner.diagnostics.logs import RareWarning
-from fsm_runner.errors import EXIT_USAGE, FsmRunnerError, UsageError
+from fsm_runner.errors import EXIT_FAILED, EXIT_USAGE, FsmRunnerError, UsageError
 from fsm_runner.process.errors import PeerUnknown
 from fsm_runner.process.tree.peer import Peer, RunProcesses, is_own_user, peer_of
 from fsm_runner.protocol.json_text import encode_json
@@ -55,16 +55,24 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer of the handler."""
     error: str | None = None
     """Why the request is refused."""
-    is_usage: bool = False
-    """Whether the request itself was wrong."""
+    exit_code: Annotated[int, msgspec.Meta(ge=1, le=255)] = EXIT_FAILED
+    """That of the error, for the program of the client."""
 
 
 class Refused(FsmRunnerError):
     """The runner has refused the request."""
 
+    def __init__(self, reason: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(reason)
+        self.exit_code = exit_code
+
 
 class NotAnswered(FsmRunnerError):
     """The runner does not answer, or its socket may not be used."""
+
+
+class AnswerLost(NotAnswered):
+    """The runner has been asked and has not answered: it may have done what it was asked, or do it yet."""
 
 
 class ControlServer:
@@ -92,7 +100,7 @@ class ControlServer:
                 value = await self._handlers[type(request)](request, peer)
             return _Answer(msgspec.Raw(encode_json(value)))
         except FsmRunnerError as refusal:
-            return _Answer(error=str(refusal), is_usage=refusal.exit_code == EXIT_USAGE)
+            return _Answer(error=str(refusal), exit_code=refusal.exit_code)
         except TimeoutError:
             return _Answer(error="the request took too long")
         except OSError as fault:
@@ -143,11 +151,15 @@ async def ask(path: Path, request: Request, form: type[Form], limit_s: float = A
 
     Raises `Refused`, `UsageError` if the runner refuses the request as wrong, or `NotAnswered`.
     """
+    not_answered: type[NotAnswered] = NotAnswered
     try:
         async with asyncio.timeout(limit_s), connected(path, ANSWER_LIMIT_BYTES) as (reader, writer):
             peer_of(writer.get_extra_info("socket"))
             writer.write(encode_json(request) + b"\n")
+            not_answered = AnswerLost
             line = await reader.readline()
+        if not line:
+            raise AnswerLost(f"{path}: the runner has closed the connection without an answer")
         answer = msgspec.json.decode(line, type=_Answer)
         if answer.error is None:
             return msgspec.json.decode(answer.value, type=form)
@@ -156,10 +168,12 @@ async def ask(path: Path, request: Request, form: type[Form], limit_s: float = A
     except PermissionError:
         raise NotAnswered(f"{path}: only the user of its runner and root may use this socket") from None
     except TimeoutError:
-        raise NotAnswered(f"{path}: the runner has not answered within {limit_s:g} s") from None
+        raise not_answered(f"{path}: the runner has not answered within {limit_s:g} s") from None
     except (OSError, *DECODE_FAULTS, msgspec.MsgspecError) as fault:
-        raise NotAnswered(f"{path}: the runner has not answered: {fault}") from None
-    raise (UsageError if answer.is_usage else Refused)(answer.error)
+        raise not_answered(f"{path}: the runner has not answered: {fault}") from None
+    if answer.exit_code == EXIT_USAGE:
+        raise UsageError(answer.error)
+    raise Refused(answer.error, answer.exit_code)
 
 
 async def ask_all(paths: Iterable[Path], request: Request, form: type[Form]) -> dict[Path, Form | FsmRunnerError]:

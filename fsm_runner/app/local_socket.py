@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -174,13 +175,23 @@ def sockets(state_dir: Path, socket_file: str) -> list[Path]:
 
 
 def sockets_of_single_runs(socket_file: str) -> list[Path]:
-    """Return the sockets of all `fsm-runner run` of this user, including those that were killed."""
-    found: list[Path] = []
-    for folder in Path(tempfile.gettempdir()).glob(f"{SINGLE_RUN_PREFIX}*"):
-        with contextlib.suppress(OSError):  # it has just been removed
-            if folder.lstat().st_uid == os.getuid():
-                found += sockets(folder, socket_file)
-    return sorted(found)
+    """Return the sockets of all `fsm-runner run` of this user, including those that were killed.
+
+    Every user may create folders beside theirs. So the folders must be as `fsm-runner run` creates them: this user's,
+    and closed to others.
+    """
+    folders = Path(tempfile.gettempdir()).glob(f"{SINGLE_RUN_PREFIX}*")
+    found = [path for folder in folders if _is_private(folder) for path in sockets(folder, socket_file)]
+    return sorted(path for path in found if _is_private(path.parent))
+
+
+def _is_private(folder: Path) -> bool:
+    try:
+        status = folder.lstat()
+    except OSError:  # it has just been removed
+        return False
+    is_writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not is_writable
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fsm_runner.app.control_requests import Decide, ListApprovals
-from fsm_runner.app.control_socket import SOCKET_FILE, ask, ask_all
+from fsm_runner.app.control_socket import SOCKET_FILE, AnswerLost, ask, ask_all
 from fsm_runner.app.local_socket import is_unreachable, sockets, sockets_of_single_runs
 from fsm_runner.cli.output import Row, say, show, show_json, show_table
 from fsm_runner.cli.parameters import check_utf8
@@ -16,11 +16,13 @@ from fsm_runner.protocol.approvals import (
     COMMENT_LIMIT_CHARS,
     NOT_PENDING,
     ApprovalAnswer,
-    ApprovalList,
     Decided,
     ListedApproval,
+    RunnerApproval,
+    RunnerApprovals,
 )
 from fsm_runner.protocol.error_bodies import ErrorDetail, detail_of, reason_of
+from fsm_runner.runtime.workflow.approvals import UNRECORDED
 from fsm_runner.util import event_loop
 from fsm_runner.util.text import excerpt
 
@@ -30,7 +32,7 @@ QUESTION_CHARS = 60
 
 FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
 
-Answers = Mapping[Path, ApprovalList | FsmRunnerError]
+Answers = Mapping[Path, RunnerApprovals | FsmRunnerError]
 
 
 def list_approvals(state_dir: Path, url: str | None, run_id: str | None = None, *, as_json: bool) -> int:
@@ -54,6 +56,9 @@ def list_approvals(state_dir: Path, url: str | None, run_id: str | None = None, 
             show(approval.question)
     else:
         show_table(COLUMNS, map(_row, found))
+    for approval in found:
+        if isinstance(approval, RunnerApproval) and (decision := approval.unrecorded) is not None:
+            say(f"{approval.run_id} is {decision.what} by {decision.by}, but the decision is {UNRECORDED}")
     _warn_of_long_path(state_dir)
     return EXIT_FAILED if faults else EXIT_OK
 
@@ -67,7 +72,7 @@ def decide(state_dir: Path, url: str | None, run_id: str, *, approved: bool, com
     if len(comment) > COMMENT_LIMIT_CHARS:
         raise UsageError(f"--comment: the text has {len(comment):,} characters, of at most {COMMENT_LIMIT_CHARS:,}")
     decided, is_confirmed = event_loop.run(_decide(state_dir, url, run_id, approved=approved, comment=comment))
-    say(f"{run_id} is {'approved' if decided.approved else 'denied'} by {decided.by}")
+    say(f"{run_id} is {decided.what} by {decided.by}")
     if not is_confirmed:
         say("the coordinator hands the decision to the runner, which has not confirmed it yet")
 
@@ -75,7 +80,9 @@ def decide(state_dir: Path, url: str | None, run_id: str, *, approved: bool, com
 async def _all_approvals(state_dir: Path, url: str | None) -> tuple[list[ListedApproval], list[FsmRunnerError]]:
     answers = await _ask_runners(state_dir)
     faults = [answer for answer in answers.values() if isinstance(answer, FsmRunnerError)]
-    approvals = [each for answer in answers.values() if isinstance(answer, ApprovalList) for each in answer.approvals]
+    approvals: list[ListedApproval] = []
+    for answer in answers.values():
+        approvals += answer.approvals if isinstance(answer, RunnerApprovals) else []
     if _has_coordinator(url):
         known = {each.run_id for each in approvals}
         try:
@@ -99,10 +106,14 @@ async def _decide(
     request = Decide(run_id=run_id, approved=approved, comment=comment)
     # Without a holder, a runner may still know who has decided before.
     refusals = [answer for answer in answers.values() if isinstance(answer, FsmRunnerError)]
-    for path in holders or [path for path, answer in answers.items() if isinstance(answer, ApprovalList)]:
+    for path in holders or [path for path, answer in answers.items() if isinstance(answer, RunnerApprovals)]:
         try:
             if (decided := await ask(path, request, Decided)) is not None:
                 return decided, True
+        except AnswerLost as fault:
+            raise FsmRunnerError(
+                f"{fault}. The decision may count nevertheless: repeat the command, and it says who has decided"
+            ) from fault
         except UsageError:
             if holders:
                 raise
@@ -116,7 +127,8 @@ async def _decide(
     _warn_of_long_path(state_dir)
     raise UsageError(
         f"no runner with a journal in {state_dir} waits for an approval of {run_id}; `fsm-runner approvals` lists the "
-        "pending ones, --state-dir names another directory, and --coordinator-url a coordinator"
+        f"pending ones, `fsm-runner history {run_id}` an earlier decision, --state-dir names another directory, and "
+        "--coordinator-url a coordinator"
     )
 
 
@@ -138,11 +150,11 @@ async def _decide_at_coordinator(
 
 async def _ask_runners(state_dir: Path) -> Answers:
     paths = [*sockets(state_dir, SOCKET_FILE), *sockets_of_single_runs(SOCKET_FILE)]
-    return await ask_all(paths, ListApprovals(), ApprovalList)
+    return await ask_all(paths, ListApprovals(), RunnerApprovals)
 
 
-def _has_run(answer: ApprovalList | FsmRunnerError, run_id: str) -> bool:
-    return isinstance(answer, ApprovalList) and any(each.run_id == run_id for each in answer.approvals)
+def _has_run(answer: RunnerApprovals | FsmRunnerError, run_id: str) -> bool:
+    return isinstance(answer, RunnerApprovals) and any(each.run_id == run_id for each in answer.approvals)
 
 
 def _has_coordinator(url: str | None) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fsm_runner.app.build_workflows import workflow_of
 from fsm_runner.app.control_requests import Rerun
-from fsm_runner.app.control_socket import SOCKET_FILE, ask
+from fsm_runner.app.control_socket import SOCKET_FILE, AnswerLost, ask
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.journal.reader import Reader, journals
@@ -22,7 +22,13 @@ def rerun(state_dir: Path, run_id: str, state: str, workflow: str | None) -> Non
     replacement = None if workflow is None else _replacement(workflow)
     path = _journal_of(state_dir, run_id, state, replacement)
     request = Rerun(run_id=run_id, state=state, workflow=replacement)
-    created = event_loop.run(ask(path.parent / SOCKET_FILE, request, RunCreated))
+    try:
+        created = event_loop.run(ask(path.parent / SOCKET_FILE, request, RunCreated))
+    except AnswerLost as fault:
+        raise FsmRunnerError(
+            f"{fault}. The new run may exist nevertheless, and be executed when the runner runs again: before you "
+            f"repeat this command, look for it with `fsm-runner runs` or `fsm-runner history`"
+        ) from fault
     if created is None:
         raise FsmRunnerError(
             f"the runner with the journal {path} is not running here: start it again, with the same profile, project "

@@ -1,5 +1,6 @@
 """The messages about workflows and their approvals: protocol.md, sections 1.1, 1.3 and 1.4. Times are ISO 8601 text."""
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -8,6 +9,10 @@ from fsm_runner.util.text import excerpt
 
 COMMENT_LIMIT_CHARS = 16_384
 """The longest comment about an approval."""
+BY_LIMIT_CHARS = 255
+"""The longest name of the person who has decided. OpenID Connect allows a subject as many."""
+ID_LIMIT_CHARS = 100
+"""The longest id of a decision."""
 DEADLINE = "deadline"
 """Who denies an approval when its time limit passes."""
 
@@ -43,13 +48,16 @@ class Decided(_Message, frozen=True, kw_only=True):
     id: str
     """Chosen by the program that receives the decision: a coordinator or a runner."""
 
+    @property
+    def what(self) -> str:
+        return "approved" if self.approved else "denied"
+
     def text(self, run_id: str) -> str:
         """Return the message for those who decide after this decision."""
         if self.by == DEADLINE:
             return f"the approval of {run_id} expired at {self.at}, which counts as a denial"
-        what = "approved" if self.approved else "denied"
         comment = f": {excerpt(self.comment)}" if self.comment else ""
-        return f"{run_id} was already {what} by {excerpt(self.by)} at {self.at}{comment}"
+        return f"{run_id} was already {self.what} by {excerpt(self.by)} at {self.at}{comment}"
 
 
 class DecisionRequest(Decided, frozen=True, kw_only=True):
@@ -58,6 +66,20 @@ class DecisionRequest(Decided, frozen=True, kw_only=True):
     run_id: str
     runner_id: str | None = None
     """The runner of the run, where a list has the decisions for all runners."""
+
+    def defect(self) -> str | None:
+        """Return why a runner does not take the decision; None if it does."""
+        limits = {"comment": COMMENT_LIMIT_CHARS, "by": BY_LIMIT_CHARS, "id": ID_LIMIT_CHARS}
+        for field, limit_chars in limits.items():
+            if len(text := getattr(self, field)) > limit_chars:
+                return f"`{field}` has {len(text):,} characters, of at most {limit_chars:,}"
+        if self.by in ("", DEADLINE):
+            return f"`by` is {self.by!r}, which names no person"
+        try:
+            has_offset = datetime.fromisoformat(self.at).tzinfo is not None
+        except ValueError:
+            has_offset = False
+        return None if has_offset else f"`at` is no time with an offset: {excerpt(self.at, 40)}"
 
 
 class WorkflowState(_Message, frozen=True, kw_only=True):
@@ -73,7 +95,7 @@ class WorkflowState(_Message, frozen=True, kw_only=True):
 
 
 class ListedApproval(_Message, frozen=True, kw_only=True):
-    """A pending approval in `GET /approvals`, and in the answer of a runner."""
+    """A pending approval in `GET /approvals`."""
 
     run_id: str
     session_id: str
@@ -89,6 +111,19 @@ class ApprovalList(msgspec.Struct, frozen=True):
     """Response to `GET /approvals`."""
 
     approvals: list[ListedApproval]
+
+
+class RunnerApproval(ListedApproval, frozen=True, kw_only=True):
+    """A pending approval in the answer of a runner."""
+
+    unrecorded: Decided | None = None
+    """A decision that is not on disk yet. It counts unless the runner is killed before that."""
+
+
+class RunnerApprovals(msgspec.Struct, frozen=True):
+    """The answer of a runner about its pending approvals."""
+
+    approvals: list[RunnerApproval]
 
 
 class ApprovalAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import itertools
+import json
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -74,8 +75,10 @@ def own_environment(folder: Path, home: Path | None = None) -> dict[str, str]:
 async def running_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Programs]:
     """The agent `say` asks for an approval, and the agent `decide` decides about the run of another one."""
     monkeypatch.setitem(COMMANDS, "decide", DECIDES)
+    monkeypatch.setitem(COMMANDS, "say-again", COMMANDS["say"])
     home = folder / "home"
-    make_approval_home(home)
+    agent = make_approval_home(home).agent_files["say-again"]
+    agent.write_text(json.dumps({**json.loads(agent.read_text()), "workflow": "ask-first"}))
     env = own_environment(folder, home)
     async with program(folder, env, "coordinator", "--port", "0") as coordinator:
         found = re.search(r"http://[\d.:]+", await coordinator.said("Coordinator at"))
@@ -84,6 +87,7 @@ async def running_programs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Asy
         async with program(folder, env, *flags) as runner:
             await runner.said("the workflow asks for approvals, and executors run as the user of this runner")
             await runner.said("registered")
+            assert len([line for line in runner.lines if "the workflow asks for approvals" in line]) == 1
             assert not sys.platform.startswith("linux") or rlimit_tag_of(runner.process.pid) is not None
             yield Programs(folder, found[0])
 

@@ -20,20 +20,22 @@ from fsm_runner.app.control_socket import (
     OWN_REQUEST,
     REQUEST_LIMIT_BYTES,
     SOCKET_FILE,
-    NotAnswered,
+    AnswerLost,
     Refused,
     ask,
     ask_all,
     serve_control,
 )
+from fsm_runner.errors import EXIT_FAILED, EXIT_UNRECORDED, EXIT_USAGE
 from fsm_runner.process.child.child import Child
 from fsm_runner.process.tree.process_tree import RUNNER_TAG_VARIABLE, TREE_TAG_VARIABLE
 from fsm_runner.process.tree.rlimit_tag import rlimit_tag
 from fsm_runner.process.tree.subreaper import SUBREAPER
-from fsm_runner.protocol.approvals import ApprovalList, Decided
-from fsm_runner.runtime.workflow.approvals import Approvals
+from fsm_runner.protocol.approvals import Decided, RunnerApprovals
+from fsm_runner.runtime.workflow import approvals as approvals_module
+from fsm_runner.runtime.workflow.approvals import Approvals, PendingApproval
 from tests.support.children import ENV, HERE, exit_of, subreaper_enabled
-from tests.support.control import client, decide_request, pending
+from tests.support.control import client, decide_request, listed, pending
 from tests.support.fifo import Fifo
 from tests.support.watch import PATIENCE_S
 
@@ -176,7 +178,7 @@ async def test_requests_are_answered_at_once_while_others_wait(approvals: Approv
         os.chdir(tmp_path)  # because the whole path may be too long for a socket
         for each in silent:
             each.connect(SOCKET_FILE)
-        answer = await asyncio.wait_for(ask(path, ListApprovals(), ApprovalList), PATIENCE_S)
+        answer = await asyncio.wait_for(ask(path, ListApprovals(), RunnerApprovals), PATIENCE_S)
     finally:
         os.chdir(HERE)
         for each in silent:
@@ -198,7 +200,7 @@ async def test_an_invalid_request_is_refused(
     answer = json.loads(await reader.readline())
     writer.close()
     assert answer["error"].startswith("the request is invalid")
-    assert answer["is_usage"]
+    assert answer["exit_code"] == EXIT_USAGE
 
 
 async def test_a_request_that_is_too_long_or_too_slow_is_refused(
@@ -242,8 +244,8 @@ async def test_a_runner_that_hangs_or_answers_nonsense_is_reported(
 
         async with await asyncio.start_unix_server(answer, SOCKET_FILE):
             path = tmp_path / SOCKET_FILE
-            answers = await ask_all([path, tmp_path / "none"], ListApprovals(), ApprovalList)
-        assert isinstance(answers.pop(path), NotAnswered)
+            answers = await ask_all([path, tmp_path / "none"], ListApprovals(), RunnerApprovals)
+        assert isinstance(answers.pop(path), AnswerLost)
         assert answers == {}
 
 
@@ -255,3 +257,20 @@ async def test_of_two_answers_at_once_the_first_one_counts(approvals: Approvals,
     (won,) = (each for each in answers if isinstance(each, Decided))
     (lost,) = (each for each in answers if isinstance(each, Refused))
     assert f"already {'approved' if won.approved else 'denied'} by {won.by} at {won.at}" in str(lost)
+
+
+async def test_a_decision_that_is_not_on_disk_has_its_own_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals_module, "RECORD_LIMIT_S", 0.02)
+    approvals = Approvals()
+    approvals.open(PendingApproval(listed(), None, lambda _: None))
+    async with serve_control(tmp_path, handlers(approvals)):
+        path = tmp_path / SOCKET_FILE
+        for exit_code, text in ((EXIT_UNRECORDED, "unless the runner is killed"), (EXIT_FAILED, "already approved")):
+            with pytest.raises(Refused, match=text) as refusal:
+                await ask(path, Decide(run_id="run_1", approved=True), Decided)
+            assert refusal.value.exit_code == exit_code
+        answer = await ask(path, ListApprovals(), RunnerApprovals)
+    assert answer is not None
+    assert [each.unrecorded is not None for each in answer.approvals] == [True]

@@ -3,7 +3,7 @@
 import sys
 
 from fsm_runner.app.control_requests import Decide
-from fsm_runner.protocol.approvals import ListedApproval
+from fsm_runner.protocol.approvals import Decided, ListedApproval
 from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.runtime.workflow.approvals import PendingApproval
 
@@ -51,8 +51,11 @@ def listed(run_id: str = "run_1", visit: int = 1) -> ListedApproval:
 
 
 def pending(run_id: str = "run_1") -> PendingApproval:
-    """One whose decision counts as written at once."""
-    approval = PendingApproval(listed(run_id), None, lambda _: None)
-    approval.is_recorded = True
-    approval.ended.set()
+    """One whose decision is written at once."""
+
+    def write(_: Decided) -> None:
+        approval.is_recorded = True
+        approval.ended.set()
+
+    approval = PendingApproval(listed(run_id), None, write)
     return approval

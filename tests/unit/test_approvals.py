@@ -9,14 +9,15 @@ from typing import Any, cast
 import pytest
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.errors import FsmRunnerError
+from fsm_runner.errors import EXIT_UNRECORDED, FsmRunnerError
 from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS, Decided, DecisionRequest
 from fsm_runner.runtime.workflow import approval as approval_module
 from fsm_runner.runtime.workflow import approvals as approvals_module
 from fsm_runner.runtime.workflow.approval import ApprovalStep
-from fsm_runner.runtime.workflow.approvals import AlreadyDecided, Approvals, NotPending, NotRecorded
+from fsm_runner.runtime.workflow.approvals import AlreadyDecided, Approvals, NotPending, NotRecorded, NotTaken
 from fsm_runner.runtime.workflow.step import Ended
 from fsm_runner.workflow.definition import Approval
+from tests.support.logs import log_lines
 from tests.support.watch import PATIENCE_S
 from tests.support.workflow_steps import PARENT, new_context, new_visit
 
@@ -119,17 +120,40 @@ async def test_no_one_gets_a_decision_before_it_is_on_disk() -> None:
         await ended(task)
 
 
-async def test_a_journal_that_cannot_be_written_delays_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_decision_that_is_not_on_disk_yet_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(approvals_module, "RECORD_LIMIT_S", 0.02)
     monkeypatch.setattr(approval_module, "FLUSH_RETRY_S", 0.01)
     asked = Asked()
     asked.unwritable = FsmRunnerError("the disk is full")
-    async with performing(asked) as task:
-        with pytest.raises(NotRecorded, match="not on disk"):
-            await asked.decide()
-        assert not task.done()
-        asked.unwritable = None
-        assert (await ended(task)).value["by"] == "ada"
+    with log_lines("INFO") as lines:
+        async with performing(asked) as task:
+            with pytest.raises(NotRecorded, match=f"{RUN_ID} is approved by ada, but .* not on disk yet") as first:
+                await asked.decide()
+            assert first.value.exit_code == EXIT_UNRECORDED
+            with pytest.raises(AlreadyDecided, match=r"already approved by ada .* not on disk yet"):
+                await asked.decide(approved=False, by="bob")
+            (listed,) = asked.approvals.pending()
+            assert listed.unrecorded is not None
+            assert (listed.unrecorded.by, listed.unrecorded.approved) == ("ada", True)
+            assert not task.done()
+            assert not [line for line in lines if "approved" in line]
+            asked.unwritable = None
+            assert (await ended(task)).value["by"] == "ada"
+            assert asked.approvals.pending() == []
+    assert len([line for line in lines if f"{RUN_ID}: approved by ada" in line]) == 1
+
+
+async def test_a_decision_of_an_earlier_process_is_logged_once() -> None:
+    before = Asked()
+    with log_lines("INFO") as lines:
+        async with performing(before) as task:
+            before.approvals.receive([request()])
+            await ended(task)
+        after = Asked(before.saved[-1])
+        async with performing(after) as task:
+            after.approvals.receive([request()])
+            assert (await ended(task)).value["by"] == "ada"
+    assert len([line for line in lines if "approved by ada" in line]) == 1
 
 
 async def test_a_decision_that_an_earlier_process_has_written_counts() -> None:
@@ -198,7 +222,7 @@ async def test_a_stop_ends_the_wait_of_those_who_decide() -> None:
         deciding = asyncio.create_task(asked.decide())
         await asyncio.sleep(0)
         assert await asked.step.stop() == "shutdown"
-        with pytest.raises(NotRecorded):
+        with pytest.raises(NotTaken, match="fsm-runner history"):
             await deciding
     with pytest.raises(NotPending):
         await asked.decide()
@@ -224,14 +248,25 @@ async def test_decisions_of_a_coordinator_count_once_however_often_they_come() -
     assert asked.step.decided.id == "d1"
 
 
-async def test_a_decision_of_a_coordinator_is_bounded() -> None:
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("comment", "x" * (COMMENT_LIMIT_CHARS + 1)),
+        ("by", "x" * 256),
+        ("by", "deadline"),
+        ("by", ""),
+        ("id", "x" * 101),
+        ("at", "never"),
+        ("at", "2026-03-01"),
+    ],
+)
+async def test_a_decision_of_a_coordinator_has_the_limits_of_others(field: str, value: str) -> None:
     asked = Asked()
-    endless = "x\x1b" * 1_000_000
-    async with performing(asked) as task:
-        asked.approvals.receive([request(comment=endless, by=endless, at=endless, id=endless)])
-        value = (await ended(task)).value
-    assert len(value["comment"]) == COMMENT_LIMIT_CHARS
-    assert len(asked.saved[-1]) < 10 * COMMENT_LIMIT_CHARS
+    with log_lines("WARNING") as lines:
+        async with performing(asked) as task:
+            asked.approvals.receive([request(**{field: value}), request(by="bob")])
+            assert (await ended(task)).value["by"] == "bob"
+    assert len([line for line in lines if f"does not count: `{field}`" in line]) == 1
 
 
 async def test_a_comment_is_data() -> None:

@@ -11,18 +11,30 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
+import msgspec
 from loguru import logger
 
-from fsm_runner.errors import FsmRunnerError, UsageError
-from fsm_runner.protocol.approvals import COMMENT_LIMIT_CHARS, DEADLINE, Decided, DecisionRequest, ListedApproval
+from fsm_runner.diagnostics.logs import RareWarning
+from fsm_runner.errors import EXIT_UNRECORDED, FsmRunnerError, UsageError
+from fsm_runner.protocol.approvals import (
+    BY_LIMIT_CHARS,
+    COMMENT_LIMIT_CHARS,
+    DEADLINE,
+    Decided,
+    DecisionRequest,
+    ListedApproval,
+    RunnerApproval,
+)
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.json_text import REPLACEMENT, valid_text
 from fsm_runner.util.text import excerpt, truncated
 
 RECORD_LIMIT_S = 10.0
 """How long an answer waits until the decision is on disk."""
-TIME_CHARS, ID_CHARS = 40, 100
-"""The longest time and id of a coordinator's decision."""
+WARNED_EACH_S = 60.0
+"""The shortest interval between warnings about decisions of a coordinator that are not taken."""
+UNRECORDED = "not on disk yet: it counts unless the runner is killed before it can write its journal"
+"""What a decision is that the runner knows and cannot write."""
 REMEMBERED = 1_000
 """The number of runs whose latest decision is kept for those who decide too late."""
 
@@ -34,13 +46,25 @@ class NotPending(UsageError):
 class AlreadyDecided(FsmRunnerError):
     """An earlier decision counts."""
 
-    def __init__(self, run_id: str, decision: Decided) -> None:
-        super().__init__(decision.text(run_id))
+    def __init__(self, run_id: str, decision: Decided, *, is_recorded: bool = True) -> None:
+        super().__init__(decision.text(run_id) + ("" if is_recorded else f" (this decision is {UNRECORDED})"))
         self.decision = decision
 
 
 class NotRecorded(FsmRunnerError):
-    """The decision is not on disk yet, so a kill of the runner would lose it."""
+    """The decision counts, but is not on disk yet, so a kill of the runner would lose it."""
+
+    exit_code = EXIT_UNRECORDED
+
+    def __init__(self, run_id: str, decision: Decided) -> None:
+        super().__init__(
+            f"{run_id} is {decision.what} by {excerpt(decision.by)}, but the decision is {UNRECORDED}; `fsm-runner "
+            "approvals` shows the run until then, and `fsm-runner health` what is wrong with the journal"
+        )
+
+
+class NotTaken(FsmRunnerError):
+    """The step has ended before the decision was on disk."""
 
 
 def utc_text(time_s: float) -> str:
@@ -59,6 +83,7 @@ class PendingApproval:
         self.ended = asyncio.Event()
         """The decision is on disk, or the step has ended without one."""
         self.is_recorded = False
+        """Whether the decision is on disk."""
         self._due_s = due_s
         self._on_decision = on_decision
 
@@ -76,7 +101,9 @@ class PendingApproval:
     def restore(self, decision: Decided) -> None:
         """Take over a decision that an earlier process has written."""
         self.decision = decision
+        self.is_recorded = True
         self.decided.set()
+        self.ended.set()
 
 
 class Approvals:
@@ -93,6 +120,7 @@ class Approvals:
         self._redacted = redacted
         self._on_open = on_open
         self._now_s = now_s
+        self._refused = RareWarning(WARNED_EACH_S)
         self._pending: dict[str, PendingApproval] = {}
         self._latest: OrderedDict[str, Decided] = OrderedDict()
         """The latest decision on disk, by run id."""
@@ -104,16 +132,18 @@ class Approvals:
         """Return a text without secrets, and with U+FFFD for NUL characters and lone surrogates."""
         return self._redacted(valid_text(text.replace("\0", REPLACEMENT)))
 
-    def pending(self) -> list[ListedApproval]:
-        """Return the approvals without a decision, the oldest first."""
-        return sorted(
-            (each.listed for each in self._pending.values() if each.decision is None), key=lambda each: each.since
-        )
+    def pending(self) -> list[RunnerApproval]:
+        """Return the approvals without a decision on disk, the oldest first."""
+        waiting = [each for each in self._pending.values() if not each.is_recorded]
+        return [
+            RunnerApproval(**msgspec.structs.asdict(each.listed), unrecorded=each.decision)
+            for each in sorted(waiting, key=lambda each: each.listed.since)
+        ]
 
     async def decide(self, run_id: str, *, approved: bool, by: str, comment: str) -> Decided:
         """Decide the pending approval of a run, and return the decision when it is on disk.
 
-        Raises `NotPending`, `AlreadyDecided` (also by the deadline) or `NotRecorded`.
+        Raises `NotPending`, `AlreadyDecided` (also by the deadline), `NotRecorded` or `NotTaken`.
         """
         pending = self._pending.get(run_id)
         if pending is None:
@@ -128,13 +158,15 @@ class Approvals:
         except TimeoutError:
             pass
         counted = pending.decision or decision
-        if not pending.is_recorded:
-            raise NotRecorded(
-                f"the decision about {run_id} is not on disk: the runner cannot write its journal at present, or the "
-                "run was stopped; see `fsm-runner health` and `fsm-runner history`"
+        if not pending.is_recorded and pending.ended.is_set():
+            raise NotTaken(
+                f"the wait for the approval of {run_id} ended before the decision was on disk, for example because the "
+                f"run was stopped; see `fsm-runner history {run_id}`"
             )
         if not is_first:
-            raise AlreadyDecided(run_id, counted)
+            raise AlreadyDecided(run_id, counted, is_recorded=pending.is_recorded)
+        if not pending.is_recorded:
+            raise NotRecorded(run_id, counted)
         return counted
 
     def receive(self, decisions: Iterable[DecisionRequest]) -> None:
@@ -144,13 +176,16 @@ class Approvals:
             if pending is None or pending.listed.visit != request.visit:
                 logger.debug("{}: a decision about another approval is ignored", excerpt(request.run_id))
                 continue
+            if (defect := request.defect()) is not None:
+                self._refused.log("{}: a decision of the coordinator does not count: {}", request.run_id, defect)
+                continue
             decision = Decided(
                 visit=request.visit,
                 approved=request.approved,
-                by=excerpt(self.cleaned(request.by)),
+                by=excerpt(self.cleaned(request.by), BY_LIMIT_CHARS),
                 comment=truncated(self.cleaned(request.comment), COMMENT_LIMIT_CHARS),
-                at=excerpt(request.at, TIME_CHARS),
-                id=request.id[:ID_CHARS],
+                at=request.at,
+                id=request.id,
             )
             self._decide(pending, decision)
 
@@ -170,9 +205,11 @@ class Approvals:
 
     def note_recorded(self, pending: PendingApproval) -> None:
         """The decision is on disk."""
-        if pending.decision is not None:
+        if (decision := pending.decision) is not None:
             run_id = pending.listed.run_id
-            self._latest[run_id] = pending.decision
+            if not pending.is_recorded:  # otherwise an earlier process has written and logged it
+                logger.info("{}: {} by {}", run_id, decision.what, excerpt(decision.by))
+            self._latest[run_id] = decision
             self._latest.move_to_end(run_id)
             if len(self._latest) > REMEMBERED:
                 self._latest.popitem(last=False)
@@ -188,11 +225,7 @@ class Approvals:
     def _decide(self, pending: PendingApproval, decision: Decided) -> bool:
         if pending.decision is None and pending.has_expired(self._now_s()):
             self.expire(pending)
-        is_first = pending.decide(decision)
-        if is_first:
-            what = "approved" if decision.approved else "denied"
-            logger.info("{}: {} by {}", pending.listed.run_id, what, excerpt(decision.by))
-        return is_first
+        return pending.decide(decision)
 
     def _decision(self, pending: PendingApproval, *, approved: bool, by: str, comment: str) -> Decided:
         return Decided(
