@@ -30,6 +30,11 @@ SOCKET_FILE = "control.sock"
 REQUEST_LIMIT_BYTES = 256 * 1024
 REQUEST_LIMIT_S = 5.0
 """The time in which a request must arrive."""
+REFUSED_CONNECTIONS = 8
+"""How many clients that may make no requests get the time to send one. Further ones are closed at once, so that they
+take no places of others."""
+REFUSED_LIMIT_S = 1.0
+"""The time that they get, because a client that cannot send does not read the answer."""
 HANDLING_LIMIT_S = 20.0
 """The time in which a request must be handled."""
 ANSWER_LIMIT_S = HANDLING_LIMIT_S + 5.0
@@ -83,19 +88,32 @@ class ControlServer:
         self._runs = runs
         self._warning = RareWarning(WARNED_EACH_S)
         self._decoder = msgspec.json.Decoder(reduce(or_, handlers))
+        self._refused_count = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answer = await self._answer_to(reader, writer)
+        peer, refusal = self._identified(writer)  # before it is read, because the process may end meanwhile
+        answer = _Answer(error=refusal) if peer is None else await self._answer_to(peer, reader)
         writer.write(encode_json(answer) + b"\n")
         async with asyncio.timeout(REQUEST_LIMIT_S):
             await writer.drain()
+        if peer is None:
+            await self._ignore_request(reader)
 
-    async def _answer_to(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> _Answer:
+    async def _ignore_request(self, reader: asyncio.StreamReader) -> None:
+        if self._refused_count >= REFUSED_CONNECTIONS:
+            return
+        self._refused_count += 1
         try:
-            peer, refusal = self._identified(writer)  # before it is read, because the process may end meanwhile
+            async with asyncio.timeout(REFUSED_LIMIT_S):
+                await reader.readline()
+        except (TimeoutError, ValueError):  # it is too slow, or longer than any request
+            pass
+        finally:
+            self._refused_count -= 1
+
+    async def _answer_to(self, peer: Peer, reader: asyncio.StreamReader) -> _Answer:
+        try:
             request = await self._read(reader)
-            if peer is None:
-                raise Refused(refusal)
             async with asyncio.timeout(HANDLING_LIMIT_S):
                 value = await self._handlers[type(request)](request, peer)
             return _Answer(msgspec.Raw(encode_json(value)))
@@ -110,7 +128,7 @@ class ControlServer:
             return _Answer(error="a defect of the runner, which its log describes")
 
     def _identified(self, writer: asyncio.StreamWriter) -> tuple[Peer | None, str]:
-        """Return the client, or why it may make no requests. Raises OSError."""
+        """Return the client, or why it may make no requests."""
         connection = writer.get_extra_info("socket")
         try:
             peer = peer_of(connection)
@@ -121,6 +139,8 @@ class ControlServer:
                 return None, OWN_REQUEST
         except PeerUnknown as reason:
             return None, f"the client is not known: {reason}"
+        except OSError as fault:
+            return None, f"the request cannot be handled at present: {fault.strerror}"
         return peer, ""
 
     async def _read(self, reader: asyncio.StreamReader) -> Request:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
+import struct
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -23,6 +25,8 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 CONNECTIONS = 32
 """Connections of one socket at once. Further ones wait."""
+CONNECT_LIMIT_S = 4.0
+"""How long a client waits for its connection, on Linux."""
 ADDRESS_LIMIT_BYTES = 100
 """The longest path that a socket can be bound to on every system: Linux allows 107 bytes, macOS 103."""
 SINGLE_RUN_PREFIX = "fsm-runner-run-"
@@ -194,13 +198,34 @@ def _is_private(folder: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not is_writable
 
 
+def _connection_to(path: Path) -> socket.socket:
+    """Block until there is a connection.
+
+    asyncio does not wait if many connections wait already: it takes the socket for a connected one. In a thread, the
+    system lets each client wait for its turn.
+    """
+    with contextlib.ExitStack() as undo:
+        connection = undo.enter_context(socket.socket(socket.AF_UNIX))
+        seconds, fraction = divmod(CONNECT_LIMIT_S, 1)
+        limit = struct.pack("ll", int(seconds), int(fraction * 1_000_000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        with address_of(path) as address:
+            try:
+                connection.connect(address)
+            except BlockingIOError:
+                raise OSError(errno.EAGAIN, "too many other connections wait") from None
+        connection.setblocking(False)
+        undo.pop_all()
+    return connection
+
+
 @asynccontextmanager
 async def connected(
     path: Path, longest_answer_bytes: int
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connect to a socket. Raises `OSError`."""
-    with address_of(path) as address:
-        reader, writer = await asyncio.open_unix_connection(address, limit=longest_answer_bytes)
+    """Connect to a socket, which may take `CONNECT_LIMIT_S`. Raises `OSError`."""
+    connection = await asyncio.to_thread(_connection_to, path)
+    reader, writer = await asyncio.open_unix_connection(sock=connection, limit=longest_answer_bytes)
     try:
         yield reader, writer
     finally:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shlex
+import signal
 import socket
 import stat
 import subprocess
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from fsm_runner.app import control_socket
+from fsm_runner.app import control_socket, local_socket
 from fsm_runner.app.control_requests import Decide, ListApprovals, handlers
 from fsm_runner.app.control_socket import (
     OWN_REQUEST,
     REQUEST_LIMIT_BYTES,
+    REQUEST_LIMIT_S,
     SOCKET_FILE,
     AnswerLost,
     Refused,
@@ -185,6 +187,60 @@ async def test_requests_are_answered_at_once_while_others_wait(approvals: Approv
             each.close()
     assert answer is not None
     assert [each.run_id for each in answer.approvals] == ["run_1"]
+
+
+FLOOD = """
+import os, socket, sys
+folder, _, signs = sys.argv[1:]
+os.chdir(folder)
+sign = os.open(signs, os.O_WRONLY)
+kept = []
+while True:
+    kept.append(socket.socket(socket.AF_UNIX))
+    kept[-1].connect("control.sock")
+    if len(kept) == 100:
+        os.write(sign, b"flooded\\n")
+    del kept[:-500]
+"""
+
+
+@pytest.mark.linux(reason="rlimit tags")
+@pytest.mark.parametrize(
+    "words",
+    [["prlimit", f"--rttime={rlimit_tag('x.y', 5)}:"], ["env", f"{RUNNER_TAG_VARIABLE}=x.y", *UNTAGGED]],
+    ids=["by its limit", "by its parent"],
+)
+async def test_clients_that_are_refused_leave_room_for_others(
+    words: list[str], approvals: Approvals, tmp_path: Path, signs: Fifo
+) -> None:
+    command = [*words, sys.executable, "-I", "-S", "-c", FLOOD, str(tmp_path), "", str(signs.path)]
+    flood = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+    try:
+        assert await signs.line() == "flooded"
+        for _ in range(5):
+            assert await ask(tmp_path / SOCKET_FILE, ListApprovals(), RunnerApprovals, REQUEST_LIMIT_S - 1) is not None
+    finally:
+        os.killpg(flood.pid, signal.SIGKILL)
+        await flood.wait()
+
+
+@pytest.mark.linux(reason="full queues of connections")
+async def test_a_runner_that_accepts_no_connection_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_socket, "CONNECT_LIMIT_S", 0.1)
+    monkeypatch.chdir(tmp_path)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(SOCKET_FILE)
+        listener.listen(1)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                waiting.connect(SOCKET_FILE)
+        answers = await ask_all([tmp_path / SOCKET_FILE], ListApprovals(), RunnerApprovals)
+    assert "too many other connections wait" in str(answers[tmp_path / SOCKET_FILE])
 
 
 @pytest.mark.parametrize(

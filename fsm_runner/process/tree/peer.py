@@ -94,6 +94,9 @@ class RunProcesses:
         Raises `PeerUnknown` if it has ended, because another process may have its id now, and OSError if no descriptor
         is left.
         """
+        # Quick, because the processes of a run may ask again and again.
+        if not self._own_tags.issuperset(_rlimit_tags(peer.pid)):
+            return True
         handle = _handle(peer, connection)
         try:
             ancestry = self._ancestry(peer.pid)
@@ -134,9 +137,13 @@ class RunProcesses:
 
     def _tags(self, process: Process) -> set[Hashable]:
         """The tags that runners have given to the process, of both kinds. Raises OSError if no descriptor is left."""
-        value = rlimit_tag_of(process.pid)
         entries: list[bytes] = self._table.environment(process.pid)
-        return {each for each in entries if each.startswith(_TAG_ENTRIES)} | ({value} if value is not None else set())
+        return {each for each in entries if each.startswith(_TAG_ENTRIES)} | _rlimit_tags(process.pid)
+
+
+def _rlimit_tags(pid: int) -> set[Hashable]:
+    value = rlimit_tag_of(pid)
+    return set() if value is None else {value}
 
 
 def _handle(peer: Peer, connection: socket.socket) -> int | None:
