@@ -13,7 +13,7 @@ from fsm_runner.protocol.json_tree import is_deeper
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
 from fsm_runner.workflow.arguments import expanded
-from fsm_runner.workflow.definition import Activity, Agent, Ending, Parameter, State, has_type, type_name
+from fsm_runner.workflow.definition import Activity, Agent, Ending, Parameter, Result, State, has_type, type_name
 from fsm_runner.workflow.expansion import CHOSEN, EXHAUSTED, INTERRUPTED, is_choice
 from fsm_runner.workflow.file import LoadedWorkflow
 from fsm_runner.workflow.program import GuardFault, Program, program_of
@@ -163,13 +163,23 @@ class Interpreter:
         self._model.state = state
         return self._settled()
 
-    def result(self) -> tuple[str, Any] | None:
-        """Return text and data of the run's result; None if the workflow declares none. Raises `WorkflowFault`."""
+    def result(self) -> tuple[str, JsonObject | None] | None:
+        """Return text and data of the run's result; None if the workflow declares none.
+
+        Raises `WorkflowFault`, also if the data is no object: no coordinator accepts it.
+        """
         if (result := self.workflow.definition.result) is None:
             return None
-        names = self._names()
-        text = self._evaluated(("result", "text"), lambda: expand_text(result.text, names))
-        return text, self._evaluated(("result", "data"), lambda: expand(result.data, names))
+        data = self._evaluated(("result", "data"), lambda: expand(result.data, self._names()))
+        if data is not None and not isinstance(data, dict):
+            message = f"the value is of the type {type_name(data)}; the data of a result must be an object"
+            raise self._fault(("result", "data"), f"{message}: name it in a table, as in {{ items = … }}")
+        return self.result_text(), data
+
+    def result_text(self) -> str:
+        """Return the text of the run's result; empty if the workflow declares none. Raises `WorkflowFault`."""
+        result = self.workflow.definition.result or Result()
+        return self._evaluated(("result", "text"), lambda: expand_text(result.text, self._names()))
 
     def restore(self, state: str, visits: Mapping[str, int], values: Mapping[str, JsonObject]) -> None:
         """Set the position from the journal. `values` are in the order of their visits.

@@ -177,6 +177,22 @@ async def test_the_result_of_a_workflow_is_the_result_of_the_run(tmp_path: Path)
         assert bench.messages(run) == ["one", "two", "one and two"]
 
 
+async def test_a_run_whose_result_has_data_that_is_no_object_fails_and_keeps_the_text(tmp_path: Path) -> None:
+    flow = workflow(
+        first={"turn": says("one", ["bind"]), "on_done": "completed"},
+        top={
+            "params": {"given": "object"},
+            "result": {"text": "got ${first.result}", "data": "${params.given.list}"},
+        },
+    )
+    async with workflow_bench(tmp_path, flow) as bench:
+        run = await bench.submit(given={"list": [1, 2]})
+        assert "result.data: the value is of the type list; the data of a result must be an object" in (
+            await bench.fails(run)
+        )
+        assert await bench.results(run) == ["got one"]
+
+
 async def test_a_failed_turn_is_an_error_of_its_state(tmp_path: Path) -> None:
     flow = workflow(
         first={"turn": steps(["bind"], ["complain", "broken"], ["exit", 3]), "on_done": "failed", "on_error": "again"},

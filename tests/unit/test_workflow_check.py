@@ -19,6 +19,7 @@ def test_a_sound_workflow_has_no_findings(folder: Path) -> None:
 
 
 GIT = 'run = ["git", "diff", "main"]'
+DATA = 'data = { by = "${decision.by}", comment = "${decision.comment}" }'
 AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.task} Diff: ${diff.stdout}" } }'
 
 
@@ -127,6 +128,17 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
             "14: states.diff.command.stdin: the shell would execute",
         ),
         ('assigns = "decision"', 'assigns = "params"', 'states.ask.assigns: no value can have the name "params"'),
+        *(
+            (DATA, f"data = {data}", f"6: result.data: {expected}")
+            for data, expected in (
+                ('"${diff.stdout}"', '"${diff.stdout}" is a text; it must be an object, such as {'),
+                ('"${diff.exit_code}"', '"${diff.exit_code}" is an integer; it must be an object'),
+                ('"${review.data.tasks}"', '"${review.data.tasks}" is a list; it must be an object'),
+                ('"a text"', '"a text" is a text; it must be an object'),
+                ('["${work.result}"]', "is of the type list; it must be an object"),
+                ("3", "is of the type integer; it must be an object"),
+            )
+        ),
         # Names.
         ('name = "author-and-reviewer"', 'name = "author"', "1: name: the file must be author.toml, or the name"),
         ('initial = "write"', 'initial = "wriet"', '3: initial: "wriet" is not a state (did you mean "write"?)'),
@@ -260,6 +272,8 @@ def test_one_mistake_has_one_finding(folder: Path, old: str, new: str, expected:
         (GIT, 'run = ["grep", "-e", "perl", "-e", "${params.task}"]'),
         (GIT, 'run = ["sh", "./check.sh"], stdin = "${params.task}"'),
         (GIT, 'run = ["echo", "$${not.a.value}"]'),
+        (DATA, 'data = "${review.data}"'),
+        (DATA, 'data = { all = ["${work.result}"] }'),
         (
             AGENT,
             'agent = { name = "r", each = "${params.list}", at_once = 2, parameters = { p = "${item} ${index}" } }',

@@ -193,6 +193,24 @@ def test_a_value_that_is_missing_is_a_fault_with_its_line() -> None:
         flow.arguments()
 
 
+@pytest.mark.parametrize(("data", "kind"), [([1], "list"), ("text", "string"), (3, "integer"), (True, "boolean")])
+def test_a_result_whose_data_is_no_object_is_a_fault(data: object, kind: str) -> None:
+    text = LOOP.replace('data = { by = "${decision.by}", tries = "${params.tries}" }', 'data = "${params.data}"')
+    flow = started(text, data=data)
+    flow.restore("completed", {}, {"work": ok(result="v1")})
+    with pytest.raises(WorkflowFault, match=rf"flow\.toml:4: result\.data: the value is of the type {kind};"):
+        flow.result()
+    assert flow.result_text() == "done: v1"
+
+
+@pytest.mark.parametrize("data", [None, {"a": 1}])
+def test_the_data_of_a_result_is_an_object_or_null(data: object) -> None:
+    text = LOOP.replace('data = { by = "${decision.by}", tries = "${params.tries}" }', 'data = "${params.data}"')
+    flow = started(text, data=data)
+    flow.restore("completed", {}, {"work": ok(result="v1")})
+    assert flow.result() == ("done: v1", data)
+
+
 def test_values_are_cleaned_and_bounded_when_they_are_assigned() -> None:
     flow = started(clean=lambda value: {**value, "result": "*** \0"} if isinstance(value, dict) else value)
     flow.end("done", ok(result="secret", data="x" * 100_000))

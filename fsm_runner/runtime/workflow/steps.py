@@ -25,7 +25,7 @@ from fsm_runner.runtime.workflow.turn import CONTINUE_PROMPT, TAKEN, TurnChannel
 from fsm_runner.runtime.workflow.usage import VisitUsage
 from fsm_runner.runtime.workflow.waits import WaitStep
 from fsm_runner.workflow.definition import CONTINUE, Agent, Approval, Command, Turn, Wait
-from fsm_runner.workflow.interpreter import Interpreter
+from fsm_runner.workflow.interpreter import Interpreter, WorkflowFault
 
 
 def _last_turn(interpreter: Interpreter) -> tuple[str, JsonObject | None]:
@@ -152,8 +152,17 @@ class Steps:
         self._channel.show_turn_result()
 
     def send_result(self, interpreter: Interpreter) -> None:
-        """Send the result of the run: that of the workflow, or else that of the last turn."""
-        self._channel.final_result(*(interpreter.result() or self._last_turn_of(interpreter)))
+        """Send the result of the run: that of the workflow, or else that of the last turn.
+
+        Raises `WorkflowFault` if the result cannot be evaluated. If only its data cannot, the text is sent.
+        """
+        try:
+            result = interpreter.result() or self._last_turn_of(interpreter)
+        except WorkflowFault:
+            if text := interpreter.result_text():
+                self._channel.final_result(text, None)
+            raise
+        self._channel.final_result(*result)
 
     def _last_turn_of(self, interpreter: Interpreter) -> tuple[str, JsonObject | None]:
         """Return the result of the last turn. The value of one in an earlier process may be shortened."""

@@ -9,11 +9,12 @@ from fsm_runner.workflow.arguments import templates_of
 from fsm_runner.workflow.check.context import Context, Use
 from fsm_runner.workflow.check.graph import Edge
 from fsm_runner.workflow.check.types import element_type
-from fsm_runner.workflow.definition import Agent
+from fsm_runner.workflow.definition import Agent, type_name
 from fsm_runner.workflow.expressions import ExpressionError, compile_guard
 from fsm_runner.workflow.templates import ITEM_NAMES, Reference, TemplateError, parts_of, texts_in
 from fsm_runner.workflow.value_types import Kind, NameTypes, UnknownPath, ValueType, optional_part, path_text, type_at
 
+_EXAMPLES = {Kind.LIST: ", such as ${plan.data.tasks}", Kind.OBJECT: ', such as { tasks = "${plan.data.tasks}" }'}
 _MUST_BE_TEXT = (("agent", "project_dir"), ("wait", "until"))
 
 
@@ -35,6 +36,16 @@ def template_names_values(context: Context) -> Iterator[Problem]:
     if (result := context.definition.result) is not None:
         for place, template in (*texts_in(result.text, ("result", "text")), *texts_in(result.data, ("result", "data"))):
             yield from _template_problems(context, template, place, None, context.types)
+        yield from _data_problems(result.data, context.types)
+
+
+def _data_problems(data: object, names: NameTypes) -> Iterator[Problem]:
+    """Yield a problem if the data of the run's result cannot be an object."""
+    place = ("result", "data")
+    if isinstance(data, str):
+        yield from _problems_unless(Kind.OBJECT, data, place, names, or_null=True)
+    elif data is not None and not isinstance(data, dict):
+        yield Problem(place, f"is of the type {type_name(data)}; it must be {Kind.OBJECT}{_EXAMPLES[Kind.OBJECT]}")
 
 
 def literal_contains_no_template(context: Context) -> Iterator[Problem]:
@@ -104,7 +115,9 @@ def _path_defect(reference: Reference, names: NameTypes) -> str | None:
     return None
 
 
-def _problems_unless(kind: Kind, template: str, place: Path, names: NameTypes) -> Iterator[Problem]:
+def _problems_unless(
+    kind: Kind, template: str, place: Path, names: NameTypes, *, or_null: bool = False
+) -> Iterator[Problem]:
     """Yield a problem if the value of a template cannot be of a kind. A template with text around is a text."""
     try:
         parts = parts_of(template)
@@ -114,6 +127,5 @@ def _problems_unless(kind: Kind, template: str, place: Path, names: NameTypes) -
             found = ValueType(Kind.TEXT)
     except (TemplateError, UnknownPath):
         return  # reported already
-    if found.kind not in (kind, Kind.ANY):
-        example = ", such as ${plan.data.tasks}" if kind is Kind.LIST else ""
-        yield Problem(place, f"{quoted(template)} is {found.kind}; it must be {kind}{example}")
+    if found.kind not in (kind, Kind.ANY) and not (or_null and found.kind is Kind.NULL):
+        yield Problem(place, f"{quoted(template)} is {found.kind}; it must be {kind}{_EXAMPLES.get(kind, '')}")
