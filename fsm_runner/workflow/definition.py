@@ -100,8 +100,8 @@ class Agent(_Form, frozen=True, kw_only=True):
     """None: the agent of the run itself, or none if the run has none."""
     parameters: dict[str, Any] = {}
     project_dir: str | None = None
-    each: str | None = None
-    """A template of a list."""
+    each: str | list[Any] | None = None
+    """A template of a list, or a list whose texts are templates."""
     at_once: Count | None = None
     may_fail: Annotated[int, msgspec.Meta(ge=0)] = 0
     worktree: bool = False

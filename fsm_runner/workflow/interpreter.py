@@ -124,7 +124,7 @@ class Interpreter:
         place = ("states", self.state, "agent", "each")
         items = self._evaluated(place, lambda: expand(template, self._names()))
         if not isinstance(items, list):
-            raise self._fault(place, f"the value of {quoted(template)} must be a list")
+            raise self._fault(place, f"the value of {quoted(str(template))} must be a list")
         if len(items) > LIST_LIMIT:
             raise self._fault(place, f"the list has {len(items):,} elements; at most {LIST_LIMIT:,} are possible")
         return items

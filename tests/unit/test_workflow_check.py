@@ -175,6 +175,22 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
         ("${diff.stdout}", "${diff.stdout", '"${" has no "}" behind it'),
         ("${diff.stdout}", "${item}", "item only exists in the arguments of an agent with `each`"),
         ('name = "reviewer",', 'name = "reviewer", each = "${diff.stdout}",', "is a text; it must be a list, such as"),
+        (
+            'name = "reviewer",',
+            'name = "reviewer", each = ["a", "${diff.stdot}"],',
+            'agent.each[1]: ${diff.stdot}: diff has no field "stdot"',
+        ),
+        (
+            AGENT,
+            'agent = { name = "r", each = [{ a = "x" }], parameters = { p = "${item.b}" } }',
+            'agent.parameters.p: ${item.b}: item has no field "b"',
+        ),
+        (
+            AGENT,
+            'agent = { name = "r", each = ["a", "b"], parameters = { p = "${item.b}" } }',
+            "agent.parameters.p: ${item.b}: item is a text",
+        ),
+        ('name = "reviewer",', 'name = "reviewer", each = 5,', "agent.each: must be a text or a list, not 5"),
         ('name = "reviewer",', 'name = "r", project_dir = "${diff.exit_code}",', "is an integer; it must be a text"),
         ("verdict == 'accept'", "verdit == 'accept'", 'on_done[0].when: column 13: review.data has no field "verdit"'),
         ("review.data.verdict == 'accept'", "${review.ok}", "column 1: a guard names its values without ${…}"),
@@ -278,6 +294,8 @@ def test_one_mistake_has_one_finding(folder: Path, old: str, new: str, expected:
             AGENT,
             'agent = { name = "r", each = "${params.list}", at_once = 2, parameters = { p = "${item} ${index}" } }',
         ),
+        (AGENT, 'agent = { name = "r", each = ["a", "${params.task}", 3], parameters = { p = "${item} ${index}" } }'),
+        (AGENT, 'agent = { name = "r", each = [{ a = "${params.task}" }], parameters = { p = "${item.a}" } }'),
         (
             'on_done = "diff"\n\n[states.diff]',
             'on_done = "pause"\n[states.pause]\nwait = { until = "2026-03-01T09:00:00+01:00" }\n'

@@ -170,6 +170,14 @@ def test_a_rerun_begins_in_a_state_that_is_not_final() -> None:
             flow.jump(name)
 
 
+def test_the_texts_of_a_list_in_the_file_are_templates() -> None:
+    text = FAN.replace('"${params.items}"', '["a", "${run.id}: ${params.items}", "${params.items}", { b = "$${c}" }]')
+    assert started(text, items=[1, "${d}"]).each() == ["a", 'run-1: [1,"${d}"]', [1, "${d}"], {"b": "${c}"}]
+    text = FAN.replace('"${params.items}"', '["a", "${params.items.x}"]')
+    with pytest.raises(WorkflowFault, match=r"each\[1\]"):
+        started(text, items=[]).each()
+
+
 def test_each_element_has_arguments_of_its_own() -> None:
     items = ["${run.session_id}", {"x": "${item}"}]
     flow = started(FAN, items=items)

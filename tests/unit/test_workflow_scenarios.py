@@ -243,6 +243,13 @@ def test_the_arguments_of_each_child_are_evaluated(home: Path) -> None:
     assert any('states.fan.agent.parameters.prompt: "item.title" has no value' in line for line in lines), lines
 
 
+def test_a_list_in_the_file_has_an_item_for_each_child(home: Path) -> None:
+    flow = FLOW.replace('each = "${plan.data.tasks}"', 'each = ["a", "${params.task}", "c"]')
+    (home / "workflows" / "flow.toml").write_text(flow)
+    lines = outcome("", 'tasks = [] }, result = "nothing to do" }]', "tasks = [1] } }]\nfan = { items = [{}] }")
+    assert any("the visit starts 3 children, but `items` has 1 results" in line for line in lines), lines
+
+
 def test_children_without_a_result_are_a_mistake() -> None:
     lines = outcome("", "tasks = []", "tasks = [1, 2]") + outcome(
         "",

@@ -29,8 +29,10 @@ def template_names_values(context: Context) -> Iterator[Problem]:
                     yield from _problems_unless(Kind.TEXT, template, at, names)
             if isinstance(activity, Agent) and activity.each is not None:
                 at = ("states", name, key, "each")
-                yield from _template_problems(context, activity.each, at, name, context.types)
-                yield from _problems_unless(Kind.LIST, activity.each, at, context.types)
+                for text_place, template in texts_in(activity.each, at):
+                    yield from _template_problems(context, template, text_place, name, context.types)
+                if isinstance(activity.each, str):
+                    yield from _problems_unless(Kind.LIST, activity.each, at, context.types)
         if state.error is not None:
             yield from _template_problems(context, state.error, ("states", name, "error"), name, context.types)
     if (result := context.definition.result) is not None:

@@ -1,6 +1,8 @@
 """The types of all names in a workflow."""
 
 from collections.abc import Mapping
+from functools import reduce
+from typing import Any
 
 from fsm_runner.workflow.check.fields import TEXT, fields_of
 from fsm_runner.workflow.check.schema_types import type_of_schema
@@ -16,6 +18,7 @@ _PARAMETER_KINDS: dict[ParameterType, Kind] = {
     "list": Kind.LIST,
     "object": Kind.OBJECT,
 }
+_LITERAL_KINDS = {bool: Kind.BOOLEAN, int: Kind.INTEGER, float: Kind.NUMBER}
 RUN = ValueType(Kind.OBJECT, {"id": TEXT, "session_id": TEXT, "project_dir": TEXT})
 
 
@@ -48,13 +51,29 @@ def types_of(definition: Workflow, schemas: Mapping[str, JsonSchema]) -> NameTyp
 def element_type(state: State, names: NameTypes) -> ValueType:
     """Return the type of `${item}` in a state."""
     each = state.agent.each if state.agent is not None else None
+    return _type_of(each, names).element or ANY
+
+
+def _type_of(value: Any, names: NameTypes) -> ValueType:
+    """Return the type that a value from the file has when its templates are expanded."""
+    if isinstance(value, str):
+        return _type_of_template(value, names)
+    if isinstance(value, dict):
+        return ValueType(Kind.OBJECT, {name: _type_of(part, names) for name, part in value.items()})
+    if isinstance(value, list):
+        elements = [_type_of(part, names) for part in value]
+        return ValueType(Kind.LIST, element=reduce(merged, elements) if elements else None)
+    return ValueType(_LITERAL_KINDS.get(type(value), Kind.ANY))
+
+
+def _type_of_template(template: str, names: NameTypes) -> ValueType:
     try:
-        parts = parts_of(each or "")
+        parts = parts_of(template)
         if len(parts) == 1 and isinstance(parts[0], Reference):
-            return type_at(names, parts[0].path).element or ANY
+            return type_at(names, parts[0].path)
     except (TemplateError, UnknownPath):
-        pass  # another rule reports it
-    return ANY
+        return ANY  # another rule reports it
+    return TEXT
 
 
 def _together(first: Mapping[str, ValueType], second: Mapping[str, ValueType]) -> dict[str, ValueType]:
