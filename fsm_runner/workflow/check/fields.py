@@ -51,7 +51,7 @@ def assigned(state: State, ending: str) -> frozenset[str]:
             fields |= _of_child(worktree).keys()
         case Agent(each=None) if ending == "error":
             fields |= {"result", "session_id"}
-        case Agent(each=str()) if ending in ("done", "error"):
+        case Agent(each=str() | list()) if ending in ("done", "error"):
             fields |= {"items", "failed"}
         case Approval():
             fields |= {"by", "comment"}
