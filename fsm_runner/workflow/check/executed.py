@@ -1,0 +1,166 @@
+"""Which arguments of a command, and whether its input, could be executed by a program that takes code.
+
+It knows the programs below and no others. Of a known one, it allows values only where they cannot be code.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
+from typing import NamedTuple
+
+from fsm_runner.workflow.templates import Reference, TemplateError, parts_of
+
+SHELLS = frozenset({"sh", "bash", "rbash", "dash", "zsh", "ksh", "mksh", "ash", "fish", "csh", "tcsh"})
+_CODE_OPTIONS = {
+    **dict.fromkeys(SHELLS, "c"),
+    **dict.fromkeys(("python", "pypy"), "cm"),
+    **dict.fromkeys(("awk", "gawk", "mawk", "nawk"), "fe"),
+    **dict.fromkeys(("node", "nodejs", "bun"), "ep"),
+    "perl": "eE",
+    "ruby": "e",
+    "php": "rf",
+    "tclsh": "",
+    **dict.fromkeys(("lua", "luajit", "julia", "Rscript", "R", "groovy", "elixir", "guile"), "e"),
+}
+"""By interpreter, without its version: the letters of the options before its script."""
+_LONG_CODE_OPTIONS = frozenset({"--eval", "--print", "--command", "--source", "--file"})
+_FLAGS = {**dict.fromkeys(SHELLS, "abefhiklmnpstuvxBCEHPT"), "python": "bBdEIiOPqsSuvx"}
+"""The letters of options that take no value, of interpreters that have many of them."""
+WRAPPERS = {
+    **dict.fromkeys(("env", "sudo", "doas", "nice", "ionice", "nohup", "setsid", "stdbuf", "time", "xargs"), 0),
+    **dict.fromkeys(("busybox", "toybox", "unshare", "nsenter", "setpriv", "prlimit", "strace", "exec"), 0),
+    **dict.fromkeys(("timeout", "flock", "chroot", "taskset", "chrt"), 1),
+}
+"""Programs that start a program in their arguments, and the number of own arguments before it."""
+LAUNCHERS = frozenset({"docker", "podman", "kubectl", "uv", "poetry", "npx", "find"})
+"""Programs that may start a program anywhere in their arguments. Only known ones are looked for."""
+CODE_TAKERS = frozenset(
+    {"su", "runuser", "ssh", "parallel", "watch", "script", "sed", "deno", "pwsh", "powershell", "osascript", "expect"}
+)
+"""Programs whose arguments are code, or are made a part of it."""
+_ASSIGNMENT = re.compile(r"\w+=")
+
+
+class Danger(NamedTuple):
+    """What a known program could execute."""
+
+    program: str
+    is_wrapper: bool
+    argument: int | None
+    """The index of the first argument whose value could be executed."""
+    reads_input: bool
+    """Whether it could execute its standard input."""
+
+
+def program_name(argument: str) -> str:
+    """Return the name of a program, without its folder and its version: `python` of `/usr/bin/python3.12`."""
+    return PurePath(argument).name.rstrip("0123456789.")
+
+
+def prefix_of(argument: str) -> str | None:
+    """Return the literal text before the first value of an argument; None if it has no value."""
+    try:
+        parts = parts_of(argument)
+    except TemplateError:
+        return None  # reported already
+    if not any(isinstance(part, Reference) for part in parts):
+        return None
+    return parts[0] if isinstance(parts[0], str) else ""
+
+
+def dangers(run: Sequence[str]) -> Iterator[Danger]:
+    """Yield what each known program that a command starts could execute."""
+    waiting, seen = [0], {0}
+    while waiting:
+        start = waiting.pop()
+        name = program_name(run[start])
+        started: list[int] = []
+        if name in CODE_TAKERS:
+            yield Danger(
+                name, False, _first_value(run, start + 1), name != "sed" and not _has_command(name, run, start)
+            )
+        elif name in _CODE_OPTIONS:
+            yield _of_interpreter(name, run, start)
+        elif name in WRAPPERS:
+            danger, started = _of_wrapper(name, run, start)
+            yield danger
+        elif name in LAUNCHERS:
+            begin = run.index("--") if name == "kubectl" and "--" in run else start
+            started = [*range(begin + 1, len(run))] if name != "kubectl" or "--" in run else []
+        waiting += [index for index in started if index not in seen and prefix_of(run[index]) is None]
+        seen.update(started)
+
+
+def _has_command(name: str, run: Sequence[str], start: int) -> bool:
+    """Whether `ssh` certainly has a command, whose input is the standard input."""
+    return name == "ssh" and len(run) > start + 2 and not any(it.startswith("-") for it in run[start + 1 : start + 3])
+
+
+def _first_value(run: Sequence[str], begin: int) -> int | None:
+    return next((index for index in range(begin, len(run)) if prefix_of(run[index]) is not None), None)
+
+
+def _of_interpreter(name: str, run: Sequence[str], start: int) -> Danger:
+    """Values may follow the script, which is literal: a file, or the argument of an option such as `-c`.
+
+    A text behind an option that is not known to take no value may be that value, so it is no script.
+    """
+    letters, is_shell = _CODE_OPTIONS[name], name in SHELLS
+    reads_input = has_code = False
+    expects_code, may_be_value = False, False
+    index = start + 1
+    while index < len(run):
+        argument, index = run[index], index + 1
+        if prefix_of(argument) is not None:
+            is_behind_code = has_code and not may_be_value and not argument.startswith("-")
+            return Danger(name, False, None if is_behind_code else index - 1, reads_input or not has_code)
+        if argument == "-":
+            return Danger(name, False, None, True)
+        if argument == "--":
+            may_be_value = False
+        elif not argument.startswith(("-", "+")):
+            if expects_code or not may_be_value:
+                has_code = True
+                if not expects_code or is_shell or name in ("python", "pypy"):
+                    return Danger(name, False, None, reads_input)
+            expects_code = may_be_value = False
+        else:
+            cluster = "" if argument.startswith("--") else argument[1:]
+            reads_input = reads_input or "i" in cluster or (is_shell and "s" in cluster)
+            is_code = any(it in cluster for it in letters) if is_shell else cluster[-1:] in (*letters,)
+            if is_code or argument in _LONG_CODE_OPTIONS:
+                expects_code = True
+            may_be_value = not cluster or not set(cluster) <= set(_FLAGS.get(name, ""))
+            if is_shell and ("o" in cluster or "O" in cluster):  # its value is no code
+                if index < len(run) and prefix_of(run[index]) is not None:
+                    return Danger(name, False, index, True)
+                index, may_be_value = index + 1, False
+    return Danger(name, False, None, reads_input or not has_code)
+
+
+def _of_wrapper(name: str, run: Sequence[str], start: int) -> tuple[Danger, list[int]]:
+    """Values may follow the program, which is literal. Return also where a program may be.
+
+    A text behind an option may be the value of the option, so it is not certain that it is the program.
+    """
+    candidates: list[int] = []
+    certain, may_be_value, has_options = 0, False, True
+    for index, argument in enumerate(run[start + 1 :], start + 1):
+        if _ASSIGNMENT.match(prefix_of(argument) or argument) and name in ("env", "sudo", "doas"):
+            may_be_value = False
+        elif prefix_of(argument) is not None:
+            return Danger(name, True, index, True), candidates
+        elif has_options and argument.startswith(("-", "+")):
+            has_options, may_be_value = argument != "--", argument != "--" and "=" not in argument
+        else:
+            candidates.append(index)
+            certain += not may_be_value
+            may_be_value = False
+            if certain > WRAPPERS[name]:
+                is_known = name == "xargs" and any(_is_known(run[it]) for it in candidates)
+                return Danger(name, True, None, is_known), candidates
+    return Danger(name, True, None, True), candidates
+
+
+def _is_known(argument: str) -> bool:
+    return any(program_name(argument) in known for known in (_CODE_OPTIONS, WRAPPERS, LAUNCHERS, CODE_TAKERS))
