@@ -55,7 +55,11 @@ def build_workflows(
     approvals: Approvals,
     of_all: LoadedWorkflow | None,
 ) -> Workflows:
-    """`of_all`: the workflow of all runs. Raises `UsageError` if the profile or an agent names a defective one."""
+    """`of_all`: the workflow of all runs.
+
+    The log has an error for the profile and each agent whose workflow cannot be used. That raises nothing: runs that
+    have begun need no file, and `WorkflowChoice.of_run` refuses new ones.
+    """
     choice = WorkflowChoice(
         load=named_workflow,
         of_all=of_all,
@@ -73,7 +77,8 @@ def build_workflows(
         try:
             workflow = named_workflow(name)
         except UsageError as defect:
-            raise UsageError(f"{file}: workflow: {defect}") from defect
+            logger.error("{}: new runs fail, because their workflow cannot be used: {}", file, defect)
+            continue
         if any(state.approval is not None for state in workflow.definition.states.values()):
             asking.add(workflow.path)
     if launch_policy.user is None:

@@ -74,7 +74,7 @@ def _note_approvals(file: WorkflowFile) -> None:
 
 
 def _defects_of_references() -> Iterator[str]:
-    """Yield the profiles and agents whose workflow does not exist, or cannot be followed. The runner refuses them."""
+    """Yield the profiles and agents whose workflow does not exist, or cannot be followed: their runs fail."""
     for name, path in profile_paths().items():
         try:
             profile = load_profile(name)

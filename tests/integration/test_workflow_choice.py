@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from fsm_runner.config.paths import HOME_VARIABLE
-from fsm_runner.config.profiles import LoadedProfile
-from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE, UsageError
+from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from fsm_runner.protocol.wire import JsonObject
 from tests.support.command_executor import AGENT, PROFILE, command_home, held_by
 from tests.support.faults import rewrite_run
 from tests.support.home import make_home
+from tests.support.logs import log_lines
 from tests.support.program import environment, finish, program
 from tests.support.proxy import POLL
 from tests.support.runner import open_system, waiter
@@ -87,22 +87,26 @@ async def test_a_workflow_that_cannot_be_used_fails_its_run_alone(
             assert (await bench.completes(plain))["turns"] == 1
 
 
-async def test_a_profile_or_an_agent_with_a_broken_workflow_starts_no_runner(
+async def test_a_runner_starts_whatever_its_profile_and_agents_name_and_refuses_only_runs_that_follow_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
     home = command_home(tmp_path / "home")
-    of_profile = msgspec.structs.replace(home, profile=msgspec.structs.replace(home.profile, workflow="missing"))
-
-    async def refusal(profile: LoadedProfile) -> str:
-        with pytest.raises(UsageError) as refused:
-            async with workflow_bench(tmp_path, None, profile):
-                pass
-        return str(refused.value)
-
-    assert (await refusal(of_profile)).startswith(f"{home.path}: workflow: Workflow not found: 'missing'")
-    agent = with_agent(home, "worker", "missing")
-    assert (await refusal(agent)).startswith(f"{agent.agent_files['worker']}: workflow: Workflow not found: 'missing'")
+    install(tmp_path / "home", ONE)
+    install(tmp_path / "home", workflow("broken", first={"turn": {}, "on_done": "nowhere"}), "broken")
+    home = with_agent(with_agent(home, "sound"), "worker", "broken")
+    home = msgspec.structs.replace(home, profile=msgspec.structs.replace(home.profile, workflow="missing"))
+    with log_lines("ERROR") as lines:
+        async with workflow_bench(tmp_path, None, home) as bench:
+            of_profile, of_agent = sorted(lines, key=lambda line: "broken" in line)
+            missing, broken = "Workflow not found: 'missing'; there are: broken, flow", '"nowhere" is not a state'
+            why = "new runs fail, because their workflow cannot be used: "
+            assert of_profile.startswith(f"{home.path}: {why}{missing}")
+            assert of_agent.startswith(f"{home.agent_files['worker']}: {why}")
+            assert broken in of_agent
+            assert missing in await bench.fails(await bench.submit())
+            assert broken in await bench.fails(await bench.submit("worker"))
+            await bench.completes(await bench.submit("sound"))
 
 
 async def test_parameters_that_a_workflow_needs(tmp_path: Path) -> None:
