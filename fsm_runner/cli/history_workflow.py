@@ -103,7 +103,7 @@ def _ending(visit: VisitRecord) -> str:
     if visit.ending is None:
         parts = ["open" if visit.due_s is None else f"open until {_due_at(visit.due_s)}"]
     else:
-        parts = [f"{visit.ending} → {visit.target}"]
+        parts = [visit.ending if visit.target is None else f"{visit.ending} → {visit.target}"]
     if (by := _fields(visit.value).get("by")) is not None:
         parts.append(f"by {by} at {shown_time(visit.ended_at or '')}")
     if visit.interruptions > 0:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from fsm_runner.app.build_workflows import workflow_of
 from fsm_runner.app.control_requests import Rerun
-from fsm_runner.app.control_socket import SOCKET_FILE, AnswerLost, ask
+from fsm_runner.app.control_socket import REQUEST_LIMIT_BYTES, SOCKET_FILE, AnswerLost, ask
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.journal.reader import Reader, journals
+from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.workflow.rerun_plan import Replacement, plan_of
 from fsm_runner.util import event_loop
@@ -22,6 +23,8 @@ def rerun(state_dir: Path, run_id: str, state: str, workflow: str | None) -> Non
     replacement = None if workflow is None else _replacement(workflow)
     path = _journal_of(state_dir, run_id, state, replacement)
     request = Rerun(run_id=run_id, state=state, workflow=replacement)
+    if replacement is not None:
+        _check_size(request, replacement)
     try:
         created = event_loop.run(ask(path.parent / SOCKET_FILE, request, RunCreated))
     except AnswerLost as fault:
@@ -41,6 +44,16 @@ def rerun(state_dir: Path, run_id: str, state: str, workflow: str | None) -> Non
 def _replacement(workflow: str) -> Replacement:
     loaded = workflow_of(workflow)
     return Replacement(path=loaded.path, text=loaded.text, schemas=loaded.schemas)
+
+
+def _check_size(request: Rerun, replacement: Replacement) -> None:
+    size_bytes = len(encode_json(request))
+    if size_bytes >= REQUEST_LIMIT_BYTES:  # the request ends with a line break
+        raise UsageError(
+            f"{replacement.path}: the workflow and its schemas have {size_bytes:,} bytes as JSON, and a runner accepts "
+            f"less than {REQUEST_LIMIT_BYTES:,} in a request: move long texts into files of the project, and let "
+            "prompts and commands name these files"
+        )
 
 
 def _journal_of(state_dir: Path, run_id: str, state: str, replacement: Replacement | None) -> Path:

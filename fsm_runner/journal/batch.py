@@ -58,6 +58,10 @@ class RecordKind(Enum):
         FROM (VALUES {rows}) AS new
         WHERE run_id = new.column1 AND number = new.column2 AND ended_at IS NULL
         """
+    WORKFLOW_END = """
+        UPDATE workflow_visits SET ended_at = new.column2, ending = new.column3, progress = NULL
+        FROM (VALUES {rows}) AS new WHERE run_id = new.column1 AND ended_at IS NULL
+        """
     RERUN = "INSERT OR REPLACE INTO reruns (session_id, planned_at, workflow) VALUES {rows}"
     RERUN_DELETION = "DELETE FROM reruns WHERE session_id IN (VALUES {rows})"
     TREE_SESSION = "INSERT OR REPLACE INTO tree_sessions VALUES {rows}"
@@ -88,12 +92,13 @@ _RUN_KINDS = (
     RecordKind.VISIT_INTERRUPTED,
     RecordKind.VISIT_DUE,
     RecordKind.VISIT_END,
+    RecordKind.WORKFLOW_END,
     RecordKind.RUN_END,
     RecordKind.RERUN,
     RecordKind.RERUN_DELETION,
 )
 _INSERTIONS = (RecordKind.CLAIM, RecordKind.VISIT)
-_ENDS = (RecordKind.RUN_END, RecordKind.VISIT_END)
+_ENDS = (RecordKind.RUN_END, RecordKind.VISIT_END, RecordKind.WORKFLOW_END)
 _VISIT_CHANGES = (
     RecordKind.VISIT_PROGRESS,
     RecordKind.VISIT_INTERRUPTED,

@@ -158,6 +158,10 @@ class Journal:
         """Record the end of a visit: the state after it and all choices, the JSON of its value, and of its usage."""
         self._record(RecordKind.VISIT_END, run_id, number, utc_text(), ending, target, value_name, value, usage)
 
+    def record_workflow_end(self, run_id: str, ending: str) -> None:
+        """Record that the visit that is open, if there is one, ended with the run. No state follows it."""
+        self._record(RecordKind.WORKFLOW_END, run_id, utc_text(), ending)
+
     def record_rerun(self, session_id: str, workflow: WorkflowRecord) -> None:
         """Record the workflow of the next run of a session, which repeats another run from a state on."""
         self._reruns[session_id] = workflow

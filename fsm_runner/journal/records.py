@@ -85,8 +85,9 @@ class VisitRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What its step has saved; None after its end."""
     ended_at: str | None = None
     ending: str | None = None
+    """That of its activity, or the outcome of the run that ended during the visit."""
     target: str | None = None
-    """The state after it and all choices that followed."""
+    """The state after it and all choices that followed; None if the run ended during the visit."""
     value_name: str | None = None
     value: bytes | None = None
     """JSON: the fields that it has assigned to that name."""
@@ -112,7 +113,7 @@ class WorkflowPosition(msgspec.Struct, frozen=True, kw_only=True):
     open: VisitRecord | None = None
     """The visit that has not ended."""
     last_ended: VisitRecord | None = None
-    """The last visit, if it has ended."""
+    """The last visit, if it has ended and a state follows it."""
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,7 +63,7 @@ def position_of(connection: sqlite3.Connection, run_id: str) -> WorkflowPosition
         usages=tuple(usage for (usage,) in connection.execute(_USAGES, (run_id,))),
         last_number=last.number,
         open=last if last.ended_at is None else None,
-        last_ended=None if last.ended_at is None else last,
+        last_ended=None if last.target is None else last,
     )
 
 

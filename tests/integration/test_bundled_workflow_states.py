@@ -127,7 +127,7 @@ async def test_a_stop_in_any_state_enters_no_other(
         for run in bench.runs.values():
             await system.api.stop_run(run.run_id)
         assert {each: run.status for each, run in (await ending).items()} == dict.fromkeys(places, "stopped")
-        assert {each: bench.path(each)[-1] for each in places} == {each: f"{at}:None" for each, at in places.items()}
+        assert {each: bench.path(each)[-1] for each in places} == {each: f"{at}:stopped" for each, at in places.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -104,6 +104,19 @@ async def test_the_visits_are_a_table_below_the_states_of_the_run(tmp_path: Path
     assert lines[-1] == "open"
 
 
+async def test_a_run_that_ends_during_a_visit_ends_the_visit(tmp_path: Path, capsys: Console) -> None:
+    await live(tmp_path / "0123")
+    journal = Journal(tmp_path / "0123")
+    journal.record_workflow_end("run_1", "stopped")
+    journal.record_workflow_end("run_1", "failed")
+    await journal.aclose()
+    set_times(tmp_path / "0123")
+    show_history(tmp_path, "run_1", as_json=False)
+    *_, fourth, last = table_in(printed(capsys))
+    assert "denied → pause" in fourth
+    assert last.split() == ["5", "pause", "2026-01-01T00:05:00.000Z", "10.0", "s", "stopped"]
+
+
 async def test_a_repetition_names_the_run_that_it_repeats(tmp_path: Path, capsys: Console) -> None:
     again = msgspec.structs.replace(WORKFLOW, rerun_of="run_0", rerun_from="verify", initial_values=b'{"work":{}}')
     await live(tmp_path / "0123", workflow=again)

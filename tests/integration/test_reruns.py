@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fsm_runner.app.control_socket import REQUEST_LIMIT_BYTES
 from fsm_runner.cli.rerun import rerun
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.errors import FsmRunnerError, UsageError
@@ -255,3 +256,11 @@ async def test_an_unknown_run_is_named(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(UsageError, match="there is no run 'run_other' in the journals in "):
         rerun(tmp_path / "state", "run_other", "verify", None)
     assert "dead/journal.sqlite: the journal cannot be read" in capsys.readouterr().err
+
+
+async def test_a_workflow_that_no_request_can_contain_is_refused_with_the_limit(tmp_path: Path) -> None:
+    await write_ended_run(tmp_path / "state" / "0123", record_of(load(tmp_path / "home")))
+    file = tmp_path / "ship.toml"
+    file.write_text(f"{SHIP}# {'x' * REQUEST_LIMIT_BYTES}\n")
+    with pytest.raises(UsageError, match=r"ship\.toml: .* accepts less than 262,144 in a request: move long texts"):
+        rerun(tmp_path / "state", RUN, "verify", str(file))

@@ -71,7 +71,7 @@ async def test_the_stricter_budget_ends_the_run(
     async with workflow_bench(tmp_path, flow, budget=Budget(run=UsageLimits(**own))) as bench:
         run = await bench.submit()
         assert await bench.fails(run) == f"budget exceeded: {spent}"
-        assert bench.path(run) == ["first:done", "second:None"]
+        assert bench.path(run) == ["first:done", "second:failed"]
 
 
 async def test_a_budget_that_is_used_up_begins_no_turn_and_no_child(tmp_path: Path) -> None:

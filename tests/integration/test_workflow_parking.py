@@ -175,6 +175,6 @@ async def test_the_time_of_the_workflow_passes_while_it_waits_for_a_limit(tmp_pa
         async with workflow_bench(tmp_path, flow, limited_home(tmp_path / "home", api)) as bench:
             run = await bench.submit(prompt="ignored")
             error = await bench.fails(run)
-            assert error.endswith("the workflow was not done within 1 s (max_wall_s); its state was 'first'")
+            assert error.endswith("the workflow was not done within 1 s (budget.max_wall_s); its state was 'first'")
             assert "waiting_for_limit" in bench.system.states[run.run_id]
             await gone(api.asked[0].pid)

@@ -47,10 +47,14 @@ def kept(folder: Path, **settings: Any) -> dict[str, Any]:
     return {"state_dir": folder / "state", "grace_period_s": GRACE_S, **settings}
 
 
-async def test_a_drain_leaves_a_workflow_that_waits_to_the_next_process(tmp_path: Path) -> None:
+async def test_a_drain_leaves_a_workflow_that_waits_to_the_next_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
     home, settings = command_home(tmp_path / "home", lifecycle="one_shot"), kept(tmp_path)
-    flow = loaded(
-        tmp_path,
+    home = with_agent(home, "worker")
+    install(
+        tmp_path / "home",
         workflow(
             first={"turn": says("one", ["bind"]), "on_done": "ask"},
             ask={"approval": {"question": "Go on after ${first.result}?"}, "on_done": "second", "on_denied": "failed"},
@@ -58,15 +62,15 @@ async def test_a_drain_leaves_a_workflow_that_waits_to_the_next_process(tmp_path
         ),
     )
     async with open_system(tmp_path, TIMINGS) as system:
-        async with system.running(home, workflow=flow, **settings) as first:
-            run = await system.submit(AGENT)
+        async with system.running(home, **settings) as first:
+            run = await system.submit("worker")
             await system.detail(run, "ask")
             with log_lines("WARNING") as lines:
                 assert await first.drain() == "stopped"
             assert "not deregistered, because this is left to the runner's next process: 1 waiting run" in lines
         assert system.proxy.calls_for("DELETE", ".*") == []
         # The file may change or disappear meanwhile.
-        (tmp_path / "flow.toml").unlink()
+        (tmp_path / "home/workflows/flow.toml").unlink()
         async with system.running(home, **settings) as second:
             bench = WorkflowBench(system, second, settings["state_dir"])
             await bench.enters(run, "ask", 2)
@@ -191,7 +195,11 @@ async def test_a_visit_that_was_interrupted_three_times_fails(tmp_path: Path) ->
             "interrupted: the runner's process ended during the state 'work' of the workflow, 3 times; it is not "
             "continued again",
         )
-        assert [visit.state for visit in visits_in(settings["state_dir"], run)] == ["first", "work"]
+        visits = visits_in(settings["state_dir"], run)
+        assert [(visit.state, visit.ending, visit.interruptions) for visit in visits] == [
+            ("first", "done", 0),
+            ("work", "failed", 3),
+        ]
 
 
 async def test_a_first_turn_whose_conversation_is_lost_begins_again(tmp_path: Path) -> None:

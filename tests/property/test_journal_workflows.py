@@ -26,7 +26,7 @@ CARRIED = b'{"work":{"ok":true,"error":""},"verify":{"ok":false,"error":"no"}}'
 
 Action = tuple[str, str, str, bool]
 """A block of calls: what happens, to which run, the state it is about, and a choice."""
-ACTIONS = ("begin", "save", "interrupt", "postpone", "step", "step", "step", "end", "flush")
+ACTIONS = ("begin", "save", "interrupt", "postpone", "step", "step", "step", "give up", "end", "flush")
 actions = st.lists(
     st.tuples(st.sampled_from(ACTIONS), st.sampled_from(RUNS), st.sampled_from((*STATES, FINAL)), st.booleans()),
     max_size=40,
@@ -53,6 +53,9 @@ class Follower:
             self.record.record_run_end(run_id)
             self._ended.add(run_id)
             del self._number[run_id]
+        elif kind == "give up" and run_id in self._number:
+            self.record.record_workflow_end(run_id, "stopped" if choice else "failed")
+            self._number[run_id] = 0
         elif (number := self._number.get(run_id, 0)) > 0:
             self._work(kind, run_id, number, state, content, has_usage=choice)
 

@@ -88,6 +88,11 @@ class InstantRecord:
             progress=None,
         )
 
+    def record_workflow_end(self, run_id: str, ending: str) -> None:
+        for number, visit in self.visits.get(run_id, {}).items():
+            if visit.ended_at is None:
+                self._change_visit(run_id, number, ended_at=utc_text(), ending=ending, progress=None)
+
     def _change_visit(self, run_id: str, number: int, **changes: object) -> None:
         visit = self.visits[run_id][number]
         assert visit.ended_at is None, visit

@@ -99,6 +99,7 @@ class Visited(msgspec.Struct, frozen=True):
     value: JsonObject
     usage: JsonObject
     progress: bytes | None = None
+    interruptions: int = 0
 
 
 class WorkflowBench(ScriptedBench):
@@ -174,7 +175,7 @@ def visits_in(state_dir: Path, run: RunCreated) -> list[Visited]:
 
 def _visited(visit: VisitRecord) -> Visited:
     value, usage = (msgspec.json.decode(content or b"{}") for content in (visit.value, visit.usage))
-    return Visited(visit.state, visit.ending, visit.target, value, usage, visit.progress)
+    return Visited(visit.state, visit.ending, visit.target, value, usage, visit.progress, visit.interruptions)
 
 
 @asynccontextmanager

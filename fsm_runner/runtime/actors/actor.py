@@ -140,9 +140,9 @@ class Actor:
         """Return the facts that hold now, which guards test. Called before each event is answered."""
         return self.model.facts
 
-    def declared_limit_s(self, setting: str, limit_s: float) -> float:
-        """Return the limit that a message names. It differs from `limit_s` if an earlier visit used a part of it."""
-        return limit_s
+    def time_limit_error(self, limit_s: float, setting: str | None) -> FsmRunnerError:
+        """Return the error of a state that has lasted for its limit, which a setting has if that is not None."""
+        return TimeLimitExceeded(self.state, limit_s, setting)
 
     def on_ignored(self, step: Step) -> None:
         """Called after each event that changed nothing. Must not block."""
@@ -234,9 +234,7 @@ class Actor:
 
     def _time_out(self, state: State, limit_s: float, visit: int) -> None:
         setting = state.timeout_s if isinstance(state.timeout_s, str) else None
-        if setting is not None:
-            limit_s = self.declared_limit_s(setting, limit_s)
-        self._post_result(state, Cause.TIMEOUT, TimeLimitExceeded(self.model.state, limit_s, setting), visit)
+        self._post_result(state, Cause.TIMEOUT, self.time_limit_error(limit_s, setting), visit)
 
     def _post_result(self, state: State, cause: Cause, payload: object, visit: int) -> None:
         event: str | None = getattr(state, cause.value)

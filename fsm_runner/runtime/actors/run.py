@@ -176,11 +176,13 @@ class RunActor(Actor):
         }
         return frozenset(compress(facts, facts.values()))
 
-    def declared_limit_s(self, setting: str, limit_s: float) -> float:
-        declared = {"run_timeout_s": self._context.run_timeout_s}
-        if self._workflow is not None:
-            declared["max_wall_s"] = self._workflow.max_wall_s
-        return declared.get(setting) or limit_s
+    def time_limit_error(self, limit_s: float, setting: str | None) -> FsmRunnerError:
+        # The settings are what earlier visits have left of these two.
+        if setting == "max_wall_s" and self._workflow is not None:
+            return ExecutionFailed(self._workflow.late_text)
+        if setting == "run_timeout_s":
+            limit_s = self._context.run_timeout_s or limit_s
+        return super().time_limit_error(limit_s, setting)
 
     async def live(self) -> str:
         """Run to a final state and return it. If this is cancelled, the runner's next process resumes the run."""
@@ -193,6 +195,7 @@ class RunActor(Actor):
         try:
             state = await self.run()
             self._context.reporting.outbox.abandon(self.wire_run.session_id, self._sent)
+            self._record_workflow_end()
             self._context.record.record_run_end(self.name)
             return state
         finally:
@@ -205,6 +208,12 @@ class RunActor(Actor):
                 await self._executions.aclose()
             self._release_session()
             self.work_done.set()
+
+    def _record_workflow_end(self) -> None:
+        """Close the visit in the journal during which the run ended. May be repeated: the first end counts."""
+        had_begun = self._recovered is not None and self._recovered.workflow is not None
+        if had_begun or self._workflow is not None:
+            self._context.record.record_workflow_end(self.name, self.model.outcome or self.state)
 
     def _release_session(self) -> None:
         if self._context.workflows is not None:
@@ -439,6 +448,7 @@ class RunActor(Actor):
 
     def _put_terminal_report(self) -> DeliveryFuture:
         report = self.terminal_report = self.terminal_report or self._report_of_outcome()
+        self._record_workflow_end()  # no earlier: a stop needs the progress of the visit
         self._context.record.record_report(self.name, Report(report.path, report.body))
         # On a full disk, an earlier process may have sent a report that the journal does not have.
         return self._put(report, maybe_delivered=self.was_resumed)

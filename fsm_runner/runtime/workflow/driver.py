@@ -217,6 +217,7 @@ class WorkflowDriver:
         if is_repeated and times < INTERRUPTIONS_LIMIT:
             return True
         if is_repeated:
+            self._record.record_visit_interrupted(self._steps.run.run_id, visit.number, times)
             raise ExecutionFailed(f"{_interrupted(visit.state)}, {times} times; it is not continued again")
         self._open, error = None, interruption_error(visit.state)
         self._record_steps(self.interpreter.interrupt(error), error)
@@ -279,7 +280,7 @@ class WorkflowDriver:
     def late_text(self) -> str:
         """The error of a workflow whose time is over."""
         state = self.interpreter.state
-        return f"the workflow was not done within {self.max_wall_s:g} s (max_wall_s); its state was {state!r}"
+        return f"the workflow was not done within {self.max_wall_s:g} s (budget.max_wall_s); its state was {state!r}"
 
     async def _performed(self, step: activity.Step, due_s: float | None) -> Ended:
         """Perform the step, and stop it at its deadline."""

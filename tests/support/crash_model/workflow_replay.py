@@ -39,6 +39,9 @@ class WorkflowCalls:
     ) -> None:
         self._record("record_visit_end", run_id, number, ending, target, value_name, value, usage)
 
+    def record_workflow_end(self, run_id: str, ending: str) -> None:
+        self._record("record_workflow_end", run_id, ending)
+
     def rerun_plan_of(self, run_id: str) -> WorkflowPosition | None:
         return None
 
@@ -76,6 +79,10 @@ class WorkflowReplay:
         fields = dict(zip(("ending", "target", "value_name", "value", "usage"), end, strict=True))
         self._change(run_id, number, ended_at=self.at, progress=None, **fields)
 
+    def record_workflow_end(self, run_id: str, ending: str) -> None:
+        for number in self.visits.get(run_id, {}):
+            self._change(run_id, number, ended_at=self.at, progress=None, ending=ending)
+
     def position_of(self, run_id: str) -> WorkflowPosition | None:
         if run_id not in self.workflows:
             return None
@@ -102,7 +109,7 @@ class WorkflowReplay:
             usages=tuple(visit.usage for visit in visits if visit.usage is not None),
             last_number=last.number,
             open=last if last.ended_at is None else None,
-            last_ended=None if last.ended_at is None else last,
+            last_ended=None if last.target is None else last,
         )
 
     def _change(self, run_id: str, number: int, **changes: Any) -> None:
