@@ -144,6 +144,7 @@ async def test_without_a_runner_there_is_nothing_to_decide(tmp_path: Path) -> No
     answer = await programs.approve("run_1")
     assert answer.code == EXIT_USAGE
     assert "waits for an approval of run_1" in answer.stderr
+    assert "`fsm-runner history run_1` an earlier decision" in answer.stderr
 
 
 async def test_run_says_what_it_asks_and_how_to_approve(tmp_path: Path) -> None:
