@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from fsm_runner.cli.machine_files import find_file, is_workflow, own_specs, own_workflows
@@ -11,11 +12,13 @@ from fsm_runner.config.profiles import PROCEDURAL_COMMAND, load_profile, profile
 from fsm_runner.config.workflows import find_workflow, misnamed_workflows
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, UsageError
 from fsm_runner.machine.check import check
+from fsm_runner.machine.decoder import similar
 from fsm_runner.machine.defects import Defect, SpecError
 from fsm_runner.machine.spec import ActorInterface
 from fsm_runner.machine.spec_file import read
 from fsm_runner.runtime.actors.interfaces import ACTOR_INTERFACES
 from fsm_runner.runtime.workflow.workflows import procedural_defect, recursion_defect
+from fsm_runner.util.text import quoted
 from fsm_runner.workflow.check import check as check_workflow
 from fsm_runner.workflow.file import WorkflowError, WorkflowFile, read_workflow
 
@@ -48,6 +51,7 @@ def _defects(path: Path, own: dict[str, Path], *, is_named: bool) -> tuple[Defec
         file = read_workflow(path)
         if is_named or not path.absolute().is_relative_to(bundled()):
             _note_approvals(file)
+            _note_agents(file)
         return check_workflow(file)
     except (SpecError, WorkflowError) as error:
         return error.defects
@@ -71,6 +75,23 @@ def _note_approvals(file: WorkflowFile) -> None:
             )
             say(file.defect(("states", name, "approval"), message))
             return
+
+
+def _note_agents(file: WorkflowFile) -> None:
+    """Say on stderr which agents no profile here has. Another runner, or a coordinator's blueprint, may have them."""
+    states = {} if file.definition is None else file.definition.states
+    named = {name: state.agent.name for name, state in states.items() if state.agent is not None and state.agent.name}
+    if not named:
+        return
+    known: set[str] = set()
+    for profile in profile_paths():
+        with suppress(UsageError):  # `fsm-runner profiles` reports it
+            known.update(agent.name for agent in load_profile(profile).agents)
+    for state, agent in named.items():
+        if agent not in known and "${" not in agent:
+            message = f"note: no profile here has the agent {quoted(agent)}{similar(agent, known)}"
+            defect = file.defect(("states", state, "agent", "name"), f"{message}; another runner must offer it")
+            say(defect)
 
 
 def _defects_of_references() -> Iterator[str]:

@@ -26,9 +26,12 @@ def own_workflows() -> dict[str, Path]:
 def find_file(file: str) -> Path:
     """Return a file, given as a path, or as the name of one of the program's own specs or of a workflow.
 
-    `./run` is always a path. Raises `UsageError` if there is no such file, or it is not a regular one.
+    `./run` is always a path. Raises `UsageError` if there is no such file, it is not a regular one, or the name is
+    ambiguous.
     """
     own, workflows = own_specs(), own_workflows()
+    if file in own and file in workflows:
+        raise UsageError(f"{file}: is both a machine and a workflow: name the file, {own[file]} or {workflows[file]}")
     if (found := own.get(file) or workflows.get(file)) is not None:
         return found
     try:

@@ -1,6 +1,7 @@
 """The parameters of a run on the command line.
 
-key=text      a value of the type that the agent's `parameters_schema` declares, else a string
+key=text      a value of the type that the workflow's `params`, or the agent's `parameters_schema`, declare, else a
+              string
 key=@file     the same, with the text of a file
 key:=json     a JSON value
 """
@@ -14,6 +15,7 @@ import msgspec
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS, JsonObject
+from fsm_runner.workflow.definition import JSON_TYPES, Parameter, Workflow
 
 FILE_LIMIT_BYTES = 64 * 1024 * 1024
 """The largest file of a parameter: the limit of a coordinator for a whole run."""
@@ -35,6 +37,17 @@ def parse_parameters(words: Iterable[str], schema: JsonObject | None) -> JsonObj
             raise UsageError(f"{word!r}: {key!r} is given twice")
         parameters[key] = value
     return parameters
+
+
+def with_types_of(workflow: Workflow, schema: JsonObject | None) -> JsonObject:
+    """Return the schema of an agent's parameters with the types that a workflow declares for its parameters."""
+    of_agent = (schema or {}).get("properties")
+    properties: JsonObject = dict(of_agent) if isinstance(of_agent, dict) else {}
+    for name, declared in workflow.params.items():
+        wanted = declared.type if isinstance(declared, Parameter) else declared
+        known = properties.get(name)
+        properties[name] = {**(known if isinstance(known, dict) else {}), "type": JSON_TYPES[wanted]}
+    return {**(schema or {}), "properties": properties}
 
 
 def _parsed(word: str, schema: JsonObject) -> tuple[str, object]:
@@ -69,7 +82,7 @@ def _typed(word: str, text: str, schema: _KeySchema) -> object:
         except (*DECODE_FAULTS, UsageError):
             continue
     if readers and "string" not in types:
-        raise UsageError(f"{word!r}: {text!r} is not of the type that the agent declares: {' or '.join(types)}")
+        raise UsageError(f"{word!r}: {text!r} is not of the declared type: {' or '.join(types)}")
     return text
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +14,7 @@ from fsm_runner.app.build import assembled_runner
 from fsm_runner.app.build_workflows import workflow_of
 from fsm_runner.app.local_socket import SINGLE_RUN_PREFIX
 from fsm_runner.cli.output import say
+from fsm_runner.cli.parameters import with_types_of
 from fsm_runner.cli.signals import STOP_AT_ONCE, post_on_signals
 from fsm_runner.cli.submission import Work, create_run, say_outcome
 from fsm_runner.config.profiles import LoadedProfile, load_profile, profile_paths
@@ -102,14 +103,14 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work, workflo
     """
     OPEN_FILES.raise_limit()
     configure_logs(known_secrets(), verbose=config.verbose, quiet=True)
-    profile, schema = _profile_for(work, profile_name)
+    profile, agent = _profile_for(work, profile_name)
     for key in profile.unknown_keys:
         say(f"warning: {profile.path}: {key}: unknown key")
     workflow = None if workflow_name is None else workflow_of(workflow_name)
     request = RunRequest(
         type="start_session",
         agent_name=work.agent_name,
-        parameters=work.parameters(schema),
+        parameters=work.parameters(_schema_of(profile, agent, workflow)),
         project_dir=str(config.project_dir),
     )
     tag_this_runner()
@@ -119,13 +120,22 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work, workflo
         return event_loop.run(_run(local, profile, request, workflow))
 
 
-def _profile_for(work: Work, profile_name: str | None) -> tuple[LoadedProfile, JsonObject | None]:
-    """Return a profile that can do the work, and the schema of the agent's parameters."""
+def _schema_of(profile: LoadedProfile, agent: Agent | None, workflow: LoadedWorkflow | None) -> JsonObject | None:
+    """Return the schema of the parameters: that of the agent, and the types that the workflow of the run declares."""
+    schema = None if agent is None else agent.parameters_schema
+    name = (agent and agent.workflow) or profile.profile.workflow
+    if workflow is None and name is not None:
+        with suppress(UsageError):  # it is reported for the run
+            workflow = workflow_of(name)
+    return schema if workflow is None else with_types_of(workflow.definition, schema)
+
+
+def _profile_for(work: Work, profile_name: str | None) -> tuple[LoadedProfile, Agent | None]:
+    """Return a profile that can do the work, and its agent."""
     if work.agent_name is None:
         work.parameters()  # a missing prompt is reported before a missing profile
         return _autonomous_profile(profile_name), None
-    profile, agent = find_agent(work.agent_name, profile_name)
-    return profile, agent.parameters_schema
+    return find_agent(work.agent_name, profile_name)
 
 
 def _autonomous_profile(name: str | None) -> LoadedProfile:

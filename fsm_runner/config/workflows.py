@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fsm_runner.config.paths import homes, visible
 from fsm_runner.errors import UsageError
+from fsm_runner.machine.decoder import similar
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 """The form of `workflow.definition.WorkflowName`: a name from a coordinator must not lead to another folder."""
@@ -30,7 +31,7 @@ def find_workflow(name: str) -> Path:
     """Return the file of a workflow. Raises `UsageError` with the available names if there is none."""
     paths = workflow_paths()
     if name not in paths:
-        there_are = ", ".join(paths) or "none"
+        hint, there_are = similar(name, paths), ", ".join(paths) or "none"
         places = ", ".join(str(home / "workflows") for home in homes())
-        raise UsageError(f"Workflow not found: {name!r}; there are: {there_are} (in {places})")
+        raise UsageError(f"Workflow not found: {name!r}{hint}; there are: {there_are} (in {places})")
     return paths[name]

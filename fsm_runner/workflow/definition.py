@@ -41,6 +41,17 @@ _TYPES: dict[ParameterType, tuple[type, ...]] = {
 }
 
 
+JSON_TYPES: dict[ParameterType, str] = {
+    "string": "string",
+    "integer": "integer",
+    "number": "number",
+    "boolean": "boolean",
+    "list": "array",
+    "object": "object",
+}
+"""The names that JSON Schema has for these types."""
+
+
 def has_type(value: object, wanted: ParameterType) -> bool:
     """Return whether a value of JSON can be that of a parameter."""
     return isinstance(value, _TYPES[wanted]) and (wanted == "boolean" or not isinstance(value, bool))

@@ -251,5 +251,7 @@ def _parameters(workflow: LoadedWorkflow, given: JsonObject) -> JsonObject:
             there_are = ", ".join(map(repr, parameters)) or "no parameters"
             raise UsageError(f"{needs} ({parameter.type}); the run has {there_are}")
         if not has_type(parameters[name], parameter.type):
-            raise UsageError(f"{needs} to be of the type {parameter.type}, not {type_name(parameters[name])}")
+            found = type_name(parameters[name])
+            hint = "" if parameter.type == "string" else f"; on a command line, {name}:=JSON gives it a type"
+            raise UsageError(f"{needs} to be of the type {parameter.type}, not {found}{hint}")
     return parameters

@@ -67,6 +67,8 @@ def type_at(names: NameTypes, path: Collection[Step]) -> ValueType:
             found = _inside(found, step, number, list(path))
         except UnknownPath as unknown:
             hint = _elsewhere(str(step), names) if number == 1 and "did you mean" not in str(unknown) else ""
+            if number == 1 and step == "data" and name not in ("params", "run"):
+                hint = f"; {name} has `data` if its state has a `schema`"
             raise UnknownPath(number, f"{unknown}{hint}") from None
         is_optional = is_optional or found.is_optional
     return msgspec.structs.replace(found, is_optional=is_optional)

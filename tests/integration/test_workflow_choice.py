@@ -56,7 +56,7 @@ def named(name: object) -> Any:
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("../flow", "Workflow not found: '../flow'; there are: broken, flow"),
+        ("../flow", "Workflow not found: '../flow' (did you mean \"flow\"?); there are: broken, flow"),
         ("/etc/passwd", "Workflow not found: '/etc/passwd'"),
         ("missing", "Workflow not found: 'missing'; there are: broken, flow"),
         ("broken", 'broken.toml:5: states.first.on_done: "nowhere" is not a state'),
@@ -146,7 +146,8 @@ async def test_run_follows_a_workflow_and_shows_its_states(tmp_path: Path) -> No
     failing = workflow(
         "failing",
         first={"turn": {}, "on_done": "refuse"},
-        refuse={"final": True, "outcome": "failed", "error": "no: ${first.ok}"},
+        refuse={"final": True, "outcome": "failed", "error": "no: ${first.ok} ${params.n}"},
+        top={"params": {"n": "integer"}},
     )
     file, broken = tmp_path / "failing.toml", tmp_path / "broken.toml"
     file.write_text(failing)
@@ -155,9 +156,9 @@ async def test_run_follows_a_workflow_and_shows_its_states(tmp_path: Path) -> No
     followed = await finish(tmp_path, env, "run", "say", "text=hello", "--workflow", "flow")
     assert (followed.code, followed.stdout) == (EXIT_OK, '{"said": "again"}\n')
     assert [line.partition(": ")[2] for line in followed.stderr.splitlines()] == ["first", "second", "check"]
-    failed = await finish(tmp_path, env, "run", "say", "text=hello", "--workflow", str(file))
+    failed = await finish(tmp_path, env, "run", "say", "text=hello", "n=7", "--workflow", str(file))
     assert failed.code == EXIT_FAILED
-    assert failed.stderr.splitlines()[-1].endswith("no: true")
+    assert failed.stderr.splitlines()[-1].endswith("no: true 7")
     refused = await finish(tmp_path, env, "run", "say", "text=hello", "--workflow", str(broken))
     assert refused.code == EXIT_USAGE
     assert "broken.toml:" in refused.stderr

@@ -225,6 +225,29 @@ def test_check_finds_files_whose_name_no_workflow_can_have(home: Path) -> None:
     )
 
 
+def test_a_name_of_a_machine_and_of_a_workflow_is_ambiguous(home: Path) -> None:
+    path = home / "workflows" / "run.toml"
+    path.write_text(WORKFLOW.replace("ask-first", "run"))
+    for command in ("check", "diagram", "test"):
+        assert "run: is both a machine and a workflow: name the file, " in str(refusal(command, "run"))
+        assert "or workflows/run.toml" in str(refusal(command, "run"))
+    assert invoke("check", "workflows/run.toml").exit_code == 0
+
+
+def test_check_notes_agents_that_no_profile_here_has(home: Path) -> None:
+    path = home / "workflows" / "ask-first.toml"
+    text = WORKFLOW.replace('turn = { session = "new" }', 'agent = { name = "helpr" }')
+    path.write_text(text)
+    result = invoke("check", "ask-first")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.splitlines()[-1] == (
+        'workflows/ask-first.toml:9: states.work.agent.name: note: no profile here has the agent "helpr" (did you mean '
+        '"helper"?); another runner must offer it'
+    )
+    path.write_text(text.replace("helpr", "helper"))
+    assert "helper" not in invoke("check", "ask-first").stderr
+
+
 def test_a_file_of_scenarios_is_no_machine(home: Path) -> None:
     path = home / "workflows" / "ship.scenarios.toml"
     path.write_text("")
@@ -251,7 +274,8 @@ def test_check_finds_profiles_and_agents_that_name_no_usable_workflow(home: Path
         f"{home}/profiles/commands.json: workflow: {home}/workflows/ask-first.toml: states.work"
     )
     assert "a procedural agent has no conversation" in of_profile
-    assert of_agent.startswith(f"{home}/agents/helper.json: workflow: Workflow not found: 'ask-frist'; there are: ")
+    assert of_agent.startswith(f"{home}/agents/helper.json: workflow: Workflow not found: 'ask-frist' (did you mean ")
+    assert '(did you mean "ask-first"?); there are: ' in of_agent
 
 
 def test_check_finds_an_agent_whose_children_would_follow_its_workflow_again(home: Path) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.cli.parameters import parse_parameters
+from fsm_runner.cli.parameters import parse_parameters, with_types_of
 from fsm_runner.errors import UsageError
+from fsm_runner.workflow.definition import Parameter, Workflow
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -106,7 +107,7 @@ def test_text_of_another_type_is_reported_with_its_word(word: str, types: str) -
     with pytest.raises(UsageError) as refused:
         parse_parameters([word], SCHEMA)
     assert str(refused.value).startswith(f"{word!r}: ")
-    assert str(refused.value).endswith(f"is not of the type that the agent declares: {types}")
+    assert str(refused.value).endswith(f"is not of the declared type: {types}")
 
 
 @pytest.mark.parametrize(
@@ -187,3 +188,22 @@ def test_bytes_that_are_not_utf_8_are_a_usage_error(word: str) -> None:
     with pytest.raises(UsageError, match="not UTF-8 text") as refused:
         parse_parameters([word], None)
     str(refused.value).encode()
+
+
+def test_a_workflow_declares_the_types_of_its_parameters() -> None:
+    params: Any = {"n": Parameter(type="integer", default=3), "names": "list", "ports": "list", "on": "boolean"}
+    workflow = Workflow(name="w", initial="completed", params={**params, "text": "string"}, states={})
+    of_agent: Any = {"ports": {"items": {"type": "integer"}}, "n": {"type": "string"}, "own": {"type": "null"}}
+    schema = with_types_of(workflow, {"properties": of_agent})
+    words = ["n=7", "names=a,b", "ports=1,2", "on=true", "text=5", "own=null", "other=1"]
+    assert parse_parameters(words, schema) == {
+        "n": 7,
+        "names": ["a", "b"],
+        "ports": [1, 2],
+        "on": True,
+        "text": "5",
+        "own": None,
+        "other": "1",
+    }
+    with pytest.raises(UsageError, match="'seven' is not of the declared type: integer"):
+        parse_parameters(["n=seven"], with_types_of(workflow, None))

@@ -106,6 +106,8 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
         ),
         (GIT, 'run = [" "]', "14: states.diff.command.run[0]: is empty: name a program"),
         (GIT, 'run = ["git diff"]', 'write each argument as a text of its own, ["git", "diff"]'),
+        (GIT, 'run = ["./verify now"]', 'write each argument as a text of its own, ["./verify", "now"]'),
+        (GIT, 'run = ["./verify -q a/b"]', 'write each argument as a text of its own, ["./verify", "-q", "a/b"]'),
         (GIT, r'run = ["git", "a\u0000b"]', "14: states.diff.command.run[1]: contains a NUL character"),
         ('assigns = "decision"', 'assigns = "params"', 'states.ask.assigns: no value can have the name "params"'),
         *(
@@ -173,6 +175,7 @@ AGENT = 'agent = { name = "reviewer", parameters = { prompt = "Task: ${params.ta
         ('name = "reviewer",', 'name = "reviewer", each = 5,', "agent.each: must be a text or a list, not 5"),
         ('name = "reviewer",', 'name = "r", project_dir = "${diff.exit_code}",', "is an integer; it must be a text"),
         ("verdict == 'accept'", "verdit == 'accept'", 'on_done[0].when: column 13: review.data has no field "verdit"'),
+        ("review.data.verdict == 'accept'", "diff.data.ok", "stderr; diff has `data` if its state has a `schema`"),
         ("review.data.verdict == 'accept'", "${review.ok}", "column 1: a guard names its values without ${…}"),
         (
             "verdict == 'accept'",
@@ -386,6 +389,7 @@ def test_one_mistake_has_one_finding(folder: Path, old: str, new: str, expected:
     [
         (GIT, 'run = ["git", "log", "--author=${params.task}", "${params.task}"]'),
         (GIT, 'run = ["echo", "$${not.a.value}"]'),
+        (GIT, 'run = ["/opt/My Tools/verify"]'),
         (DATA, 'data = "${review.data}"'),
         (DATA, 'data = { all = ["${work.result}"] }'),
         (

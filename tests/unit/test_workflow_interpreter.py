@@ -231,7 +231,7 @@ def test_values_are_cleaned_and_bounded_when_they_are_assigned() -> None:
     [
         ({}, "needs the parameter 'task' .string.; the run has no parameters"),
         ({"task": 1}, "needs the parameter 'task' to be of the type string, not integer"),
-        ({"task": "t", "tries": True}, "needs the parameter 'tries' to be of the type integer, not boolean"),
+        ({"task": "t", "tries": True}, "'tries' to be of the type integer, not boolean; on a command line, tries:=J"),
         ({"task": "t", "tries": 1.5}, "needs the parameter 'tries' to be of the type integer, not number"),
     ],
 )

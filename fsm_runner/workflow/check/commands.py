@@ -1,6 +1,7 @@
 """The rules about commands: no value becomes an option, or a part of what a program executes."""
 
 from collections.abc import Iterator
+from pathlib import PurePath
 
 from fsm_runner.machine.decoder import Problem
 from fsm_runner.machine.defects import Path
@@ -52,8 +53,14 @@ def _unusable(command: Command, place: Path) -> Iterator[Problem]:
     program = command.run[0]
     if not program.strip():
         yield Problem((*place, "run", 0), "is empty: name a program")
-    elif "/" not in program and len(program.split()) > 1:
+    elif _has_arguments(program):
         words = ", ".join(map(quoted, program.split()))
         yield Problem(
             (*place, "run", 0), f"{quoted(program)} is no program: write each argument as a text of its own, [{words}]"
         )
+
+
+def _has_arguments(program: str) -> bool:
+    """Whether a text is a command line. The folders of a program may have blanks in their names."""
+    words = program.split()
+    return len(words) > 1 and (len(PurePath(program).name.split()) > 1 or any(it.startswith("-") for it in words[1:]))

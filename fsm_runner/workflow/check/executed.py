@@ -1,6 +1,6 @@
 """Which arguments of a command, and whether its input, could be executed by a program that takes code.
 
-It knows the programs below and no others. Of a known one, it allows values only where they cannot be code.
+It knows the programs below and no others. Behind a known one, it allows values only where they cannot be code.
 """
 
 import re

@@ -108,8 +108,6 @@ def _path_defect(reference: Reference, names: NameTypes) -> str | None:
         type_at(names, reference.path)
     except UnknownPath as unknown:
         remedy = "; declare it in `params`" if reference.name == "params" and unknown.step == 1 else ""
-        if unknown.step == 1 and reference.path[1] == "data":
-            remedy = f"; {reference.name} has `data` if its state has a `schema`"
         return f"{unknown}{remedy}"
     if (part := optional_part(names, reference.path)) is not None:
         remedy = "add it to `required` in the schema; an empty text or null can mean that there is none"
