@@ -93,6 +93,17 @@ async def test_fan_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert git(project, "status", "--porcelain") == ""
 
 
+async def test_fan_out_starts_no_child_if_git_has_no_author(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project_with_parts(tmp_path, monkeypatch)
+    (tmp_path / ".gitconfig").write_text("[user]\nuseConfigOnly = true\n")
+    async with following(tmp_path, "fan-out") as system:
+        run = await system.submit(AGENT, prompt=PROMPT)
+        ended = await system.end(run)
+        assert [each.run_id for each in await system.api.runs()] == [run.run_id]
+    assert ended.status == "failed"
+    assert ended.error is not None and "tell me who you are" in ended.error
+
+
 async def test_fan_out_with_fsm_runner_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = project_with_parts(tmp_path, monkeypatch)
     workflow_home(tmp_path / "home")

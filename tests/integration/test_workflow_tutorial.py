@@ -68,5 +68,5 @@ def _write(folder: Path, text: str) -> None:
     """Write a block whose first line is a comment with the name of its file."""
     found = re.match(r"# (\S+?)(, at the end)?\n", text)
     assert found is not None
-    path, content = folder / found[1], text[found.end() :]
-    path.write_text(f"{path.read_text()}\n{content}" if found[2] else content)
+    path = folder / found[1]
+    path.write_text(f"{path.read_text()}\n{text}" if found[2] else text)
