@@ -62,7 +62,7 @@ class State(_Form, frozen=True, kw_only=True):
     outcome: Name | None = None
     """For a final state: how the run, session or runner ended."""
     tone: Literal["good", "bad", "neutral"] | None = None
-    """For a final state: whether this end is a success, a failure, or neither. It colours diagrams."""
+    """Whether this end is a success, a failure, or neither. It colours diagrams. A final state has one."""
 
     @property
     def own_events(self) -> tuple[str, ...]:

@@ -58,7 +58,8 @@ class _Nesting:
         if not state.final:
             return state
         host = self.run.states[self.hosts[WORK]]
-        return msgspec.structs.replace(host, doc=state.doc, ignore=(*host.ignore, *self.inner.events), tags=())
+        ignore = (*host.ignore, *self.inner.events)
+        return msgspec.structs.replace(host, doc=state.doc, ignore=ignore, tags=(), tone=state.tone)
 
     def _group(self, group: Group) -> Group:
         return msgspec.structs.replace(group, states=tuple(name for name in group.states if name not in self.unused))

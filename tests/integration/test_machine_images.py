@@ -36,6 +36,11 @@ def test_svg_is_complete_in_itself_and_has_light_and_dark_colours() -> None:
     assert svg(SPEC, brief=True) == image
 
 
+def test_arrows_do_not_hide_the_name_of_a_box() -> None:
+    image = svg(SPEC, brief=True)
+    assert max(found.start() for found in re.finditer('<path class="', image)) < image.index('<text class="name"')
+
+
 def test_png_is_an_image() -> None:
     assert render(SPEC, "png").startswith(b"\x89PNG")
 

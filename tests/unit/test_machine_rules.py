@@ -162,11 +162,6 @@ BROKEN = {
         "",
         "14: states.done: a final state needs `tone`",
     ),
-    "tone without final": (
-        "[states.closed]",
-        '[states.closed]\ntone = "bad"',
-        "6: states.closed.tone: only a final state has `tone`",
-    ),
     "provisional without outcome": (
         'decides = "open"',
         "provisional = true",

@@ -12,6 +12,7 @@ from fsm_runner.errors import FsmRunnerError, UsageError
 from fsm_runner.machine.check import check
 from fsm_runner.machine.groups import flatten
 from fsm_runner.machine.render import FORMATS, render
+from fsm_runner.machine.render.diagram import Tone, tone
 from fsm_runner.machine.spec import Spec
 from fsm_runner.machine.spec_file import read
 from fsm_runner.workflow.definition import Workflow
@@ -107,6 +108,11 @@ def test_in_run_draws_the_run_around_the_workflow() -> None:
     assert "preparing_workspace --> work: prepared" in text
     assert "executing --> work" not in text
     assert drawn("flow", "--in-run", "--brief").startswith("stateDiagram-v2\n")
+
+
+def test_the_ends_of_the_workflow_keep_their_colours_in_the_run() -> None:
+    whole = nested(RUN, labelled(expansion_of(load_workflow("workflows/flow.toml").definition)))
+    assert [tone(whole.states[f"{name} (flow)"]) for name in ("completed", "failed")] == [Tone.GOOD, Tone.BAD]
 
 
 def test_a_document_is_renewed_and_compared(home: Path) -> None:

@@ -169,7 +169,7 @@ def nested_lines(box: Box, declaration: Callable[[Node | Box], str]) -> Iterator
 
 
 def tone(state: State) -> Tone:
-    if state.final:
+    if state.final or state.tone is not None:
         return Tone(state.tone or Tone.NEUTRAL)
     return Tone.WAITING if state.invoke is None else Tone.WORKING
 

@@ -26,7 +26,7 @@ _CORNER_PX = 8
 _STYLE = f"""\
 text {{ font: {STATE_FONT_PX}px {FONT}; text-anchor: middle; dominant-baseline: central; }}
 rect {{ stroke-width: 1.2; }}
-.box text {{ text-anchor: start; }}
+.name {{ text-anchor: start; stroke-width: 3; stroke-linejoin: round; paint-order: stroke; }}
 .any rect {{ stroke-dasharray: 3 3; }}
 .on-main-path rect {{ stroke-width: 2.5; }}
 path {{ fill: none; stroke-width: 1.2; }}
@@ -84,6 +84,7 @@ class _Image:
                 f'<rect class="page" {size} rx="{_CORNER_PX}"/>',
                 *self._boxes(),
                 *self._arrows(),
+                *self._names(),
                 *self._nodes(),
                 *self._labels(),
                 "</svg>\n",
@@ -94,8 +95,14 @@ class _Image:
         for box in self._drawing.boxes:
             left, bottom, right, top = _numbers(self._places[f"cluster_{box.id}"].bb)
             x, y = self._point(left, top)
-            text = f'<text x="{x + 10}" y="{y + 14}">{xml_escaped(one_line(box.name))}</text>'
-            yield f'<g class="box">{_rectangle(x, y, right - left, top - bottom)}{text}</g>'
+            yield f'<g class="box">{_rectangle(x, y, right - left, top - bottom)}</g>'
+
+    def _names(self) -> Iterator[str]:
+        """Yield the names of the boxes, on top of the arrows that cross them."""
+        for box in self._drawing.boxes:
+            left, _, _, top = _numbers(self._places[f"cluster_{box.id}"].bb)
+            x, y = self._point(left, top)
+            yield f'<text class="name" x="{x + 10}" y="{y + 14}">{xml_escaped(one_line(box.name))}</text>'
 
     def _nodes(self) -> Iterator[str]:
         x, y = self._point(*_numbers(self._places["start"].pos))
@@ -157,6 +164,7 @@ def _colours(palette: Palette) -> str:
     rules = [
         f".page {{ fill: {palette.background}; }}",
         f".label {{ stroke: {palette.background}; }}",
+        f".name {{ fill: {palette.box.text}; stroke: {palette.box.fill}; }}",
         f".start {{ fill: {palette.arrows[Kind.MAIN]}; }}",
     ]
     shades: list[tuple[str, Shade]] = [("box", palette.box), *palette.tones.items()]

@@ -7,7 +7,6 @@ from fsm_runner.machine.rules.context import RuleContext, rule
 from fsm_runner.util.text import quoted
 
 _OWN_EVENTS = ("on_done", "on_error", "on_timeout")
-_ONLY_IN_FINAL_STATES = ("outcome", "tone")
 _NEVER_IN_FINAL_STATES = ("invoke", "timeout_s", *_OWN_EVENTS, "retry", "ignore", "reject")
 _NEEDED = {
     "invoke": ("on_done", "on_error", "timeout_s"),
@@ -23,11 +22,11 @@ _NEEDED = {
 @rule()
 def final_state_has_its_own_fields(context: RuleContext) -> Iterator[Problem]:
     for name, state in context.spec.states.items():
-        for key in _ONLY_IN_FINAL_STATES:
+        for key in ("outcome", "tone"):
             if state.final and getattr(state, key) is None:
                 yield Problem(("states", name), f"a final state needs `{key}`")
-            if not state.final and getattr(state, key) is not None:
-                yield Problem(("states", name, key), f"only a final state has `{key}`")
+        if not state.final and state.outcome is not None:
+            yield Problem(("states", name, "outcome"), "only a final state has `outcome`")
         for key in _NEVER_IN_FINAL_STATES:
             if state.final and getattr(state, key):
                 yield Problem(("states", name, key), "has no meaning in a final state")
