@@ -1,10 +1,11 @@
 """The actor of one run. Its states are in `specs/run.toml`."""
 
 import asyncio
+from collections.abc import Coroutine
 from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 from loguru import logger
@@ -115,8 +116,6 @@ class RunActor(Actor):
         """None if the run has no workflow, and before `live`."""
         has_begun_workflow = recovered is not None and recovered.workflow is not None
         self._workflow_report = StatusReport(self._send_workflow, has_sent=has_begun_workflow)
-        self._waits_for_slot = False
-        """Whether an earlier process ended before the run had a slot again, although its wait may have been over."""
         self._has_reported_start = False
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
@@ -141,7 +140,6 @@ class RunActor(Actor):
         self._executions.restore(wait, _decoded(recovered.usage, Usage, self.name))
         if wait is not None:
             self._waits.restore(wait)
-        self._waits_for_slot = wait is None and self._machine.has_tag(recovered.state, "parked")
         self._expectations.before = _decoded(recovered.workspace, WorkspaceState, self.name)
         if recovered.report is not None:
             status = cast(RunStatus, recovered.outcome or "failed")
@@ -167,7 +165,7 @@ class RunActor(Actor):
         facts = {
             "may_run_again": is_repeatable and interruptions < INTERRUPTIONS_LIMIT,
             "workflow_has_begun": has_begun,
-            "workflow_waits": has_begun and workflow is not None and (workflow.is_waiting or self._waits_for_slot),
+            "workflow_waits": has_begun and workflow is not None and workflow.is_waiting,
             "waits_for_limit": self._waits.can_last,
             "is_superseded": bool(self._superseded),
             "limit_is_over": self._waits.is_over and not (workflow is not None and workflow.is_late),
@@ -274,8 +272,6 @@ class RunActor(Actor):
         logger.debug("{}: {} → {} ({})", self.name, step.source, step.target, step.event)
         self._follow_execution()
         self._follow_wait(step)
-        if self.has_tag("may_bind"):
-            self._waits_for_slot = False
         if self.has_tag("reports_started") and not (self._has_reported_start or self._executions.have_begun):
             self._has_reported_start = True
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
@@ -322,8 +318,7 @@ class RunActor(Actor):
         if self.was_resumed:
             logger.warning("{}: executing the run again", self.name)
         await self._context.record.flush()
-        if self._refusal:
-            raise RunRefused(self._refusal)
+        self._require_usable()
         self._require_free_session()
         await self._budget.begin()
         self._context.executor.accept(self.wire_run)
@@ -352,14 +347,23 @@ class RunActor(Actor):
             )
 
     async def _execute(self) -> None:
+        self._require_usable()
         self._require_free_session()
         try:
             self._session_status = await (self._workflow or self._executions).execute()
         except LimitReached as failure:
             raise ExecutionFailed(f"{failure}; {self._waits.plan(failure.limit)}") from failure
 
+    def _require_usable(self) -> None:
+        """Raise `RunRefused` if the run cannot be executed, such as one whose workflow the journal lacks."""
+        if self._refusal:
+            raise RunRefused(self._refusal)
+
     async def _await_limit(self) -> None:
         """Return when the run may continue. Raises `ExecutionFailed` if that has become impossible, or `Superseded`."""
+        await self._while_wanted(self._pass_limit())
+
+    async def _pass_limit(self) -> None:
         is_admitted = False
         while not is_admitted:
             await self._waits.wait_for_admission()
@@ -369,12 +373,36 @@ class RunActor(Actor):
 
     async def _await_workflow(self) -> None:
         """Return when the workflow may continue. Raises `Superseded`, and what a step of the workflow raises."""
+        self._require_usable()
+        await self._while_wanted(self._continue_workflow())
+
+    async def _continue_workflow(self) -> None:
         workflow = self._workflow
         while workflow is not None and workflow.is_waiting:
             await workflow.wait()
         if workflow is None or not workflow.is_over:
             await self._limits.wait_for_slot(self.name)
         await self._require_wanted()
+
+    async def _while_wanted(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Wait. Raise `Superseded` if the coordinator ended the run while the runner was away.
+
+        A wait that an earlier process began continues at once, also while the coordinator is away.
+        """
+        if not self.was_resumed:
+            await waiting
+            return
+        wait = asyncio.create_task(waiting, name=f"{self.name} wait")
+        look_up = asyncio.create_task(self._require_wanted(), name=f"{self.name} look-up")
+        try:
+            await asyncio.wait({wait, look_up}, return_when=asyncio.FIRST_COMPLETED)
+            if look_up.done():
+                look_up.result()
+            await wait
+        finally:
+            wait.cancel()
+            look_up.cancel()
+            await asyncio.wait({wait, look_up})
 
     async def _check_result(self) -> None:
         await self._expectations.check(Path(self._assignment.project_dir))
