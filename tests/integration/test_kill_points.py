@@ -111,9 +111,11 @@ EXPECTS_RESULT = {"lifecycle": "one_shot", "expect": ["result"]}
 NOT_KILLED = [
     ("waiting_for_limit", "wait_failed", "superseded"),
     ("waiting", "wait_failed", "superseded"),
+    ("waiting_for_limit", "interrupted", "recovering"),
+    ("waiting", "interrupted", "recovering"),
 ]
-"""`tests/integration/test_provider_limits.py` and `tests/property/test_workflow_recovery.py` take them. A kill leads to
-`recovering`, which ends the run as well."""
+"""`tests/integration/test_provider_limits.py`, `tests/property/test_workflow_recovery.py` and
+`tests/unit/test_run_recovery.py` take them. A kill leads to `recovering`, which ends the run as well."""
 WAITING = StepKillPoint("run", "waiting", "detail", "waiting", WRITTEN)
 """The visit of a workflow in which it waits is on disk."""
 EXECUTING = StepKillPoint("run", "executing", "detail", "executing", WRITTEN)

@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 
+from fsm_runner.app.build import assembled_runner
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.provider_limits import CONTINUE_PROMPT
+from fsm_runner.config.settings import RunnerConfig
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.journal.reader import Reader, journals
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.workflow import turn
+from tests.support import faults
 from tests.support.command_executor import AGENT, PROFILE, SESSION_STATUS, command_home, held_by
 from tests.support.logs import log_lines
 from tests.support.program import environment, program
 from tests.support.provider import Limits, Says, limited_home, provider
-from tests.support.runner import System, Waiter, open_system, waiter
+from tests.support.runner import FAST, System, Waiter, open_system, waiter
 from tests.support.watch import PATIENCE_S
 from tests.support.workflows import (
     WorkflowBench,
@@ -82,6 +85,33 @@ async def test_a_drain_leaves_a_workflow_that_waits_to_the_next_process(
         questions = [each["approval"] for each in bench.workflow_fields(run) if each and each["approval"]]
         assert len({(each["question"], each["due"], each["visit"]) for each in questions}) == 1
         assert system.reports(run) == ["started", "completed"]
+
+
+async def test_a_run_that_waits_does_so_while_the_coordinator_is_away(tmp_path: Path) -> None:
+    home, settings = command_home(tmp_path / "home"), kept(tmp_path)
+    flow = loaded(
+        tmp_path,
+        workflow(ask={"approval": {"question": "Go on?"}, "on_done": "completed", "on_denied": "failed"}),
+    )
+    async with open_system(tmp_path, TIMINGS) as system:
+        async with broken_off(system, home, flow, **settings):
+            run = await system.submit(AGENT)
+            await system.detail(run, "ask")
+        for method in ("GET", "POST", "PATCH", "DELETE"):
+            system.proxy.fault(method, ".*", faults.status(503), times=None)
+        config = RunnerConfig(project_dir=tmp_path / "project", **settings)
+        async with assembled_runner(config, home, system.proxy.url, observer=system, policies=FAST) as runner:
+            living = asyncio.create_task(runner.live(), name="runner without a coordinator")
+            await system.detail(run, "ask", 2)
+            runner.post("drain_requested")
+            await living
+        assert system.states[run.run_id][-1] == "waiting"
+        system.proxy.heal()
+        async with system.running(home, **settings) as second:
+            bench = WorkflowBench(system, second, settings["state_dir"])
+            await bench.decide(run)
+            await bench.completes(run)
+        assert system.reports(run)[-1] == "completed"
 
 
 async def test_a_wait_ends_at_its_time_whatever_happens_meanwhile(tmp_path: Path) -> None:
