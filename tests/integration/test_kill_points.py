@@ -115,8 +115,9 @@ NOT_KILLED = [
     ("waiting", "interrupted", "recovering"),
     ("recovering", "found_open", "waiting_for_limit"),
 ]
-"""A kill at the end of a wait for a limit takes the last one, and `tests/integration/test_provider_limits.py`, `tests/property/test_workflow_recovery.py` and
-`tests/unit/test_run_recovery.py` take the others. A kill leads to `recovering`, which ends the run as well."""
+"""A kill at the end of a wait for a limit takes the last one. `tests/integration/test_provider_limits.py`,
+`tests/property/test_workflow_recovery.py` and `tests/unit/test_run_recovery.py` take the others. A kill leads to
+`recovering`, which ends the run as well."""
 WAITING = StepKillPoint("run", "waiting", "detail", "waiting", WRITTEN)
 """The visit of a workflow in which it waits is on disk."""
 EXECUTING = StepKillPoint("run", "executing", "detail", "executing", WRITTEN)

@@ -114,8 +114,9 @@ class RunActor(Actor):
         self._waits = LimitWaits(self.wire_run, context, limits, self._executions)
         self._workflow: WorkflowDriver | None = None
         """None if the run has no workflow, and before `live`."""
-        has_begun_workflow = recovered is not None and recovered.workflow is not None
-        self._workflow_report = StatusReport(self._send_workflow, has_sent=has_begun_workflow)
+        # The step that decides the outcome also ends this report: one commit.
+        is_shown = recovered is not None and recovered.workflow is not None and recovered.outcome is None
+        self._workflow_report = StatusReport(self._send_workflow, has_sent=is_shown)
         self._has_reported_start = False
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
