@@ -24,8 +24,10 @@ _CODE_OPTIONS = {
 }
 """By interpreter, without its version: the letters of the options before its script."""
 _LONG_CODE_OPTIONS = frozenset({"--eval", "--print", "--command", "--source", "--file"})
-_FLAGS = {**dict.fromkeys(SHELLS, "abefhiklmnpstuvxBCEHPT"), "python": "bBdEIiOPqsSuvx"}
+_FLAGS = {**dict.fromkeys(SHELLS - {"fish"}, "abefhiklmnpstuvxBCEHPT"), "python": "bBdEIiOPqsSuvx"}
 """The letters of options that take no value, of interpreters that have many of them."""
+_ONE_SCRIPT = (SHELLS - {"fish"}) | {"python", "pypy"}
+"""Interpreters that take no option behind the script of an option. Others take further scripts."""
 WRAPPERS = {
     **dict.fromkeys(("env", "sudo", "doas", "nice", "ionice", "nohup", "setsid", "stdbuf", "time", "xargs"), 0),
     **dict.fromkeys(("busybox", "toybox", "unshare", "nsenter", "setpriv", "prlimit", "strace", "exec"), 0),
@@ -38,6 +40,7 @@ CODE_TAKERS = frozenset(
     {"su", "runuser", "ssh", "parallel", "watch", "script", "sed", "deno", "pwsh", "powershell", "osascript", "expect"}
 )
 """Programs whose arguments are code, or are made a part of it."""
+_EXEC = ("-exec", "-execdir", "-ok", "-okdir")
 _ASSIGNMENT = re.compile(r"\w+=")
 
 
@@ -87,6 +90,9 @@ def dangers(run: Sequence[str]) -> Iterator[Danger]:
         elif name in LAUNCHERS:
             begin = run.index("--") if name == "kubectl" and "--" in run else start
             started = [*range(begin + 1, len(run))] if name != "kubectl" or "--" in run else []
+            values = [index for index in started if run[index - 1] in _EXEC and prefix_of(run[index]) is not None]
+            if values:
+                yield Danger(name, True, values[0], False)
         waiting += [index for index in started if index not in seen and prefix_of(run[index]) is None]
         seen.update(started)
 
@@ -121,7 +127,7 @@ def _of_interpreter(name: str, run: Sequence[str], start: int) -> Danger:
         elif not argument.startswith(("-", "+")):
             if expects_code or not may_be_value:
                 has_code = True
-                if not expects_code or is_shell or name in ("python", "pypy"):
+                if not expects_code or name in _ONE_SCRIPT:
                     return Danger(name, False, None, reads_input)
             expects_code = may_be_value = False
         else:
