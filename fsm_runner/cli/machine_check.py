@@ -1,6 +1,7 @@
 """`fsm-runner machine check`."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -106,7 +107,16 @@ def _defects_of_references() -> Iterator[str]:
         is_procedural = profile.profile.command == PROCEDURAL_COMMAND
         for file, agent, workflow in named:
             if workflow is not None and (defect := _reference_defect(workflow, agent, is_procedural)) is not None:
-                yield f"{file}: workflow: {defect}"
+                yield str(Defect(str(file), _line_of(file), "workflow", defect))
+
+
+def _line_of(file: Path) -> int | None:
+    """Return the line in which a profile or an agent names its workflow."""
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError:  # it was removed after it had been read
+        return None
+    return next((number for number, line in enumerate(lines, 1) if re.search(r'"workflow"\s*:', line)), None)
 
 
 def _reference_defect(name: str, agent: str | None, is_procedural: bool) -> str | None:

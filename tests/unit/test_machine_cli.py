@@ -266,15 +266,15 @@ def test_check_says_that_agents_could_approve_their_own_requests(home: Path, mon
 def test_check_finds_profiles_and_agents_that_name_no_usable_workflow(home: Path) -> None:
     profile = '{"type": "procedural", "command": "executors/procedural/ao-procedural-exec", "workflow": "ask-first"}'
     (home / "profiles" / "commands.json").write_text(profile)
-    (home / "agents" / "helper.json").write_text('{"name": "helper", "workflow": "ask-frist"}')
+    (home / "agents" / "helper.json").write_text('{"name": "helper",\n "workflow": "ask-frist"}')
     result = invoke("check")
     assert result.exit_code == 1
     of_profile, of_agent = result.stdout.splitlines()
     assert of_profile.startswith(
-        f"{home}/profiles/commands.json: workflow: {home}/workflows/ask-first.toml: states.work"
+        f"{home}/profiles/commands.json:1: workflow: {home}/workflows/ask-first.toml: states.work"
     )
     assert "a procedural agent has no conversation" in of_profile
-    assert of_agent.startswith(f"{home}/agents/helper.json: workflow: Workflow not found: 'ask-frist' (did you mean ")
+    assert of_agent.startswith(f"{home}/agents/helper.json:2: workflow: Workflow not found: 'ask-frist' (did you mean ")
     assert '(did you mean "ask-first"?); there are: ' in of_agent
 
 
