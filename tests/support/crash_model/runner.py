@@ -257,8 +257,10 @@ class ModelProcess:
                 session_idle_timeout_s=None,
             )
         )
-        self.approvals = Approvals(now_s=asyncio.get_running_loop().time)
         world = simulation.world
+        self.approvals = Approvals(
+            now_s=asyncio.get_running_loop().time, on_open=lambda _: world is not None and world.is_asked.set()
+        )
         context = RunContext(
             machine=RUN_MACHINE,
             executor=ModelExecutor(simulation.plan_of, kill_switch, simulation.starts, simulation.timeline),

@@ -100,6 +100,8 @@ class WorkflowWorld:
         self.acknowledged: dict[int, bool] = {}
         """The decisions of which the person has an answer, by the number of the visit."""
         self._asked_at_s: dict[int, float] = {}
+        self.is_asked = asyncio.Event()
+        """Set when there is a new approval."""
         self._visits: dict[int, tuple[str, int]] = {}
 
     def process_started(self, recovered: Recovered) -> None:
@@ -128,6 +130,7 @@ class WorkflowWorld:
     async def decide(self, approvals: Approvals) -> None:
         """Be the person who decides. Cancelled when the process ends."""
         while True:
+            self.is_asked.clear()
             for listed in approvals.pending():
                 result = self.script(*self._visits[listed.visit])
                 asked_at_s = self._asked_at_s.setdefault(listed.visit, _now_s())
@@ -138,6 +141,8 @@ class WorkflowWorld:
                     except FsmRunnerError:
                         continue
                     self.acknowledged[listed.visit] = is_approved
+            if not any(self.script(*self._visits[each.visit]).takes_s is not None for each in approvals.pending()):
+                await self.is_asked.wait()
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     @contextmanager
