@@ -42,7 +42,7 @@ def test_a_run_may_be_stopped_in_every_state() -> None:
             assert result.runs[0].status == "stopped", of
             assert result.world is not None
             assert result.world.begins[-1].number == begin.number, of
-            assert visits_of(result)[-1] == Visit(begin.state, None, None, None), of
+            assert visits_of(result)[-1] == Visit(begin.state, "stopped", None, None), of
             stopped[workflow_name(setup)].add(begin.state)
     for setup in setups().values():
         assert stopped[workflow_name(setup)] == states_with(setup, "invoke")

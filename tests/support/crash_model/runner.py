@@ -258,9 +258,8 @@ class ModelProcess:
             )
         )
         world = simulation.world
-        self.approvals = Approvals(
-            now_s=asyncio.get_running_loop().time, on_open=lambda _: world is not None and world.is_asked.set()
-        )
+        on_open = (lambda _: None) if world is None else world.asked
+        self.approvals = Approvals(now_s=asyncio.get_running_loop().time, on_open=on_open)
         context = RunContext(
             machine=RUN_MACHINE,
             executor=ModelExecutor(simulation.plan_of, kill_switch, simulation.starts, simulation.timeline),

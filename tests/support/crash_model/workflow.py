@@ -19,6 +19,7 @@ from fsm_runner.journal.records import Recovered
 from fsm_runner.json_schema.check_program import errors_of, validator_of
 from fsm_runner.json_schema.checker import SchemaChecker
 from fsm_runner.process.child.child import Child
+from fsm_runner.protocol.approvals import ListedApproval
 from fsm_runner.protocol.statuses import StopSignal
 from fsm_runner.reporting.session_channel import ReportingContext
 from fsm_runner.runtime.git import Git
@@ -100,8 +101,7 @@ class WorkflowWorld:
         self.acknowledged: dict[int, bool] = {}
         """The decisions of which the person has an answer, by the number of the visit."""
         self._asked_at_s: dict[int, float] = {}
-        self.is_asked = asyncio.Event()
-        """Set when there is a new approval."""
+        self._is_asked = asyncio.Event()
         self._visits: dict[int, tuple[str, int]] = {}
 
     def process_started(self, recovered: Recovered) -> None:
@@ -127,10 +127,14 @@ class WorkflowWorld:
             )
         )
 
+    def asked(self, _: ListedApproval) -> None:
+        """Let the person look at a new approval."""
+        self._is_asked.set()
+
     async def decide(self, approvals: Approvals) -> None:
         """Be the person who decides. Cancelled when the process ends."""
         while True:
-            self.is_asked.clear()
+            self._is_asked.clear()
             for listed in approvals.pending():
                 result = self.script(*self._visits[listed.visit])
                 asked_at_s = self._asked_at_s.setdefault(listed.visit, _now_s())
@@ -142,7 +146,7 @@ class WorkflowWorld:
                         continue
                     self.acknowledged[listed.visit] = is_approved
             if not any(self.script(*self._visits[each.visit]).takes_s is not None for each in approvals.pending()):
-                await self.is_asked.wait()
+                await self._is_asked.wait()
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     @contextmanager
