@@ -277,7 +277,10 @@ class RunActor(Actor):
             self._has_reported_start = True
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
             has_begun = self._workflow is not None and self._workflow.has_begun
-            self._put(messages.started(self.wire_run.run_id, self.runner_id), maybe_delivered=has_begun)
+            started = messages.started(self.wire_run.run_id, self.runner_id)
+            # The coordinator must not have a run as running whose claim is not on disk.
+            started = msgspec.structs.replace(started, waits_for_disk=self._workflow is not None)
+            self._put(started, maybe_delivered=has_begun)
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
         if self._waits.current is not None and self.has_tag("awaits_limit"):
             self._note_detail(str(self._waits.current))
@@ -318,7 +321,10 @@ class RunActor(Actor):
     async def _accept(self) -> None:
         if self.was_resumed:
             logger.warning("{}: executing the run again", self.name)
-        await self._context.record.flush()
+        if self._workflow is None or self._workflow.has_begun:
+            await self._context.record.flush()
+        # Otherwise the workflow flushes the claim with its first visit. If that is lost, nothing was started, and the
+        # coordinator still has the run as claimed, so the next process starts it.
         self._require_usable()
         self._require_free_session()
         await self._budget.begin()
