@@ -17,7 +17,7 @@ from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Cause, Step
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.json_text import encode_json
-from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES, STOP_SIGNALS, CompletedSession, RunStatus, StopSignal
+from fsm_runner.protocol.statuses import STOP_SIGNALS, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Usage
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, unreported_reason
@@ -26,6 +26,7 @@ from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.executions import Executions, LimitReached
 from fsm_runner.runtime.actors.limit_waits import LimitWaits
 from fsm_runner.runtime.actors.run_context import RunContext
+from fsm_runner.runtime.actors.wanted import WantedCheck
 from fsm_runner.runtime.blueprint import with_runner_values
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
@@ -41,10 +42,6 @@ Form = TypeVar("Form")
 
 INTERRUPTIONS_LIMIT = 3
 """A run that was interrupted more often is not executed again, because it may be what ends the runner process."""
-
-
-class Superseded(FsmRunnerError):
-    """The coordinator expects no report of this run any more."""
 
 
 class RunActor(Actor):
@@ -121,8 +118,8 @@ class RunActor(Actor):
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
         self._limits = limits
-        self._superseded = ""
-        """Why the coordinator expects no report of the run; empty if it expects one."""
+        stop = partial(self.post, "stop_requested", "the coordinator asks for it")
+        self._wanted = WantedCheck(run.run_id, context.look_up, stop, self._end_work)
         self.failure = "" if recovered is None else recovered.failure
         """Why the run failed; empty if it did not."""
         self.unreported = ""
@@ -168,7 +165,7 @@ class RunActor(Actor):
             "workflow_has_begun": has_begun,
             "workflow_waits": has_begun and workflow is not None and workflow.is_waiting,
             "waits_for_limit": self._waits.can_last,
-            "is_superseded": bool(self._superseded),
+            "is_superseded": bool(self._wanted.superseded),
             "limit_is_over": self._waits.is_over and not (workflow is not None and workflow.is_late),
             "credential_is_limited": self._limits.holds_back(self.name),
             "has_expectations": bool(self._expectations.wanted),
@@ -374,7 +371,7 @@ class RunActor(Actor):
         is_admitted = False
         while not is_admitted:
             await self._waits.wait_for_admission()
-            await self._require_wanted()
+            await self._wanted.require()
             # Another run may have met the limit meanwhile.
             is_admitted = not self._limits.holds_back(self.name)
 
@@ -389,27 +386,16 @@ class RunActor(Actor):
             await workflow.wait()
         if workflow is None or not workflow.is_over:
             await self._limits.wait_for_slot(self.name)
-        await self._require_wanted()
+        await self._wanted.require()
 
     async def _while_wanted(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Wait. Raise `Superseded` if the coordinator ended the run while the runner was away.
+        # The coordinator may have ended the run while the runner was away.
+        await (self._wanted.during(waiting) if self.was_resumed else waiting)
 
-        A wait that an earlier process began continues at once, also while the coordinator is away.
-        """
-        if not self.was_resumed:
-            await waiting
-            return
-        wait = asyncio.create_task(waiting, name=f"{self.name} wait")
-        look_up = asyncio.create_task(self._require_wanted(), name=f"{self.name} look-up")
-        try:
-            await asyncio.wait({wait, look_up}, return_when=asyncio.FIRST_COMPLETED)
-            if look_up.done():
-                look_up.result()
-            await wait
-        finally:
-            wait.cancel()
-            look_up.cancel()
-            await asyncio.wait({wait, look_up})
+    async def _end_work(self) -> None:
+        """End what was started for a run that the coordinator does not expect any more."""
+        await self._stop_children()
+        await self._executions.stop()
 
     async def _check_result(self) -> None:
         await self._expectations.check(Path(self._assignment.project_dir))
@@ -428,34 +414,9 @@ class RunActor(Actor):
         signals = [signal for signal in ended if not isinstance(signal, BaseException)]
         self._signal = max(signals, default="shutdown", key=STOP_SIGNALS.index)
 
-    async def _require_wanted(self) -> None:
-        """Raise `Superseded` if the coordinator has ended or deleted the run during a wait of hours."""
-        try:
-            await self._require_open()
-        except Superseded:
-            await self._executions.stop()
-            raise
-
-    async def _require_open(self) -> None:
-        """Raise `Superseded` if the coordinator expects no report of this run."""
-        found = await self._context.look_up(self.name)
-        if found is None:
-            self._superseded = "the coordinator does not know this run any more"
-        elif found.status not in OPEN_RUN_STATUSES:
-            self._superseded = f"the coordinator has it as {found.status} already"
-        elif found.status == "stopping":
-            # Handled before the result of this activity, which then comes too late.
-            self.post("stop_requested", "the coordinator asks for it")
-        if self._superseded:
-            raise Superseded(self._superseded)
-
     async def _look_up(self) -> str:
         """Return why the run failed, if it is still this runner's. Raises `Superseded`."""
-        try:
-            await self._require_open()
-        except Superseded:
-            await self._stop_children()
-            raise
+        await self._wanted.require()
         if (recovered := self._recovered) is None:
             return ""
         reason = f"interrupted: the runner's process ended while the run was {recovered.state.replace('_', ' ')}"
