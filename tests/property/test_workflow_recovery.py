@@ -1,5 +1,6 @@
 """A runner may be killed at any point of a workflow: the next one continues where it was, and the run ends once."""
 
+import os
 import random
 
 import msgspec
@@ -28,7 +29,7 @@ from tests.support.workflows import toml
 
 FIRST_POINT = 14
 """The first kill point that can be in a workflow."""
-BUNDLED_DISTANCE = 3
+BUNDLED_DISTANCE = int(os.environ.get("KILL_DISTANCE", "1"))
 """Between two kill points of a bundled workflow. Its scenarios share most states, and begin at different points."""
 VARIED = """
 name = "varied"
