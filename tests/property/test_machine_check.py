@@ -180,7 +180,7 @@ def is_state_sound(name: str, raw: Raw, arrows: list[tuple[str, str, str, str | 
     answers = {e: [g for f, g in out if f == e] for e, _ in out}
     return all(
         [
-            not {"outcome", "tone"} & set(state),
+            "outcome" not in state,
             works if "invoke" in state else rests,
             ("timeout_s" in state) == ("on_timeout" in state),
             retry["cap_s"] >= retry["base_s"],

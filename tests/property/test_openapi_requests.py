@@ -243,7 +243,8 @@ async def test_a_gateway_without_its_coordinator_answers_as_documented() -> None
                 answered = await place._send(Sent(operation, operation.path + query, False, body), known)
                 assert answered.defects() == []
                 if operation.method == "GET":
-                    assert answered.status == 502, answered
+                    # The gateway knows the executor's own session from its last bind.
+                    assert answered.status == (200 if operation.path == "/sessions/{session_id}" else 502), answered
 
 
 with_body = [(file, each) for file in DOCUMENTS for each in operations(file) if each.body is not None]
