@@ -10,7 +10,6 @@ from fsm_runner.machine.toml_lines import TomlLines
 from fsm_runner.protocol.json_text import decode_json, encode_json
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.text import quoted
-from fsm_runner.workflow.check import check, missing_values
 from fsm_runner.workflow.definition import JsonSchema
 from fsm_runner.workflow.file import LoadedWorkflow, WorkflowError, WorkflowFile, restore_workflow
 from fsm_runner.workflow.interpreter import Interpreter, RunFacts
@@ -92,6 +91,9 @@ def _workflow_of(reader: Reader, run_id: str) -> WorkflowLife:
 
 def _loaded(old: WorkflowRecord, replacement: Replacement | None) -> LoadedWorkflow:
     if replacement is not None:
+        # Imported only here: a runner that repeats no run needs no memory for the check.
+        from fsm_runner.workflow.check import check
+
         workflow = restore_workflow(replacement.path, replacement.text, replacement.schemas)
         if defects := check(_file_of(workflow)):
             raise WorkflowError(defects)
@@ -119,6 +121,8 @@ def _check_state(workflow: LoadedWorkflow, name: str) -> None:
 
 
 def _check_values(workflow: LoadedWorkflow, start: str, values: dict[str, bytes]) -> None:
+    from fsm_runner.workflow.check import missing_values
+
     fields = {name: msgspec.json.decode(value, type=dict[str, msgspec.Raw]) for name, value in values.items()}
     given = {(name, field) for name, content in fields.items() for field in content}
     problems = missing_values(workflow.definition, workflow.schemas, start, given)
