@@ -29,7 +29,7 @@ REGISTER = "/runner/register"
 QUICK = Timings(poll_timeout_s=0.3)
 """A poll that is held when descriptors get short may bring one more run, so it is not held for long."""
 LOOKS, LOOK_INTERVAL_S = 25, 0.02
-ROOM = 10
+ROOM = 9
 """For one run: 8 have to be left before it is claimed, and fewer are left while it is at work."""
 
 
