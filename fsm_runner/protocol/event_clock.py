@@ -11,6 +11,11 @@ def utc_now() -> str:
     return datetime.now(UTC).strftime(_FORMAT)
 
 
+def utc_at(time_s: float) -> str:
+    """Return a Unix time as text to the second, such as `2026-03-01T15:00:00Z`."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class EventClock:
     """UTC to the microsecond, in one width, each later than the one before, whatever the system's clock does."""
 

@@ -210,14 +210,14 @@ class Outbox:
 
         A repeated bind would set an ended session back to running (protocol.md, section 1.1).
         """
-        what = "the result" if message.ending is None else "the end"
+        what = "a message" if message.ending is None else "the end"
         try:
             async with asyncio.timeout(FLUSH_LIMIT_S):
                 await self._store.flush()
         except TimeoutError:
-            logger.warning("{}: {} is reported before the journal write completed", message.subject, what)
+            logger.warning("{}: {} is sent before the journal write completed", message.subject, what)
         except FsmRunnerError as fault:
-            logger.warning("{}: {} is reported nevertheless: {}", message.subject, what, fault)
+            logger.warning("{}: {} is sent nevertheless: {}", message.subject, what, fault)
 
     async def _read_back(self, session_id: str, message_id: int | None) -> OutboundMessage:
         """Read a spilled message. Raises `Refused` after a limit, so that it does not block the run's report."""

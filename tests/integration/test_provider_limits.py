@@ -14,6 +14,7 @@ from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
 from fsm_runner.protocol.wire import RunCreated
 from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.control import descriptors, provider_limits
+from fsm_runner.util import wall_clock as clock_module
 from tests.support.command_executor import AGENT, ScriptedBench, scripted_bench
 from tests.support.logs import log_lines
 from tests.support.processes import gone
@@ -266,7 +267,7 @@ async def test_a_clock_ahead_of_the_providers_costs_a_few_attempts(tmp_path: Pat
 async def test_a_clock_behind_the_providers_is_followed_when_it_is_corrected(
     tmp_path: Path, wall_clock: WallClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(provider_limits, "CLOCK_CHECK_INTERVAL_S", 0.05)
+    monkeypatch.setattr(clock_module, "CHECK_INTERVAL_S", 0.05)
     wall_clock.ahead_s = -HOUR_S
     async with provider() as api:
         api.will(Limits(resets_in_s=SHORT_WAIT_S))

@@ -16,6 +16,7 @@ from fsm_runner.runtime.workflow import approvals as approvals_module
 from fsm_runner.runtime.workflow.approval import ApprovalStep
 from fsm_runner.runtime.workflow.approvals import AlreadyDecided, Approvals, NotPending, NotRecorded, NotTaken
 from fsm_runner.runtime.workflow.step import Ended
+from fsm_runner.util import wall_clock
 from fsm_runner.workflow.definition import Approval
 from tests.support.logs import log_lines
 from tests.support.watch import PATIENCE_S
@@ -185,7 +186,7 @@ async def test_an_approval_is_open_again_after_a_restart() -> None:
 
 
 async def test_the_deadline_denies_and_a_later_decision_learns_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approval_module, "CLOCK_CHECK_INTERVAL_S", 0.01)
+    monkeypatch.setattr(wall_clock, "CHECK_INTERVAL_S", 0.01)
     asked = Asked()
     async with performing(asked) as task:
         asked.now_s = NOW_S + 60

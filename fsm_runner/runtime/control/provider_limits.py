@@ -14,6 +14,7 @@ import msgspec
 
 from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.reporting.provider_limit import ProviderLimit
+from fsm_runner.util.wall_clock import sleep_until
 
 UNKNOWN_RESET_BASE_S = 5.0
 """The first wait for a limit whose reset is unknown or has passed. Each further one is twice as long."""
@@ -26,8 +27,6 @@ LONGEST_HOLD_S = ProviderLimitPolicy().max_wait_s
 """A runner that does not wait for limits tests one after this time at the latest."""
 CALENDAR_END_S = 253_402_300_799.0
 """9999-12-31 23:59:59 UTC."""
-CLOCK_CHECK_INTERVAL_S = 30.0
-"""The time after which a wait looks at the wall clock again, which may have been set."""
 
 Admission = asyncio.Future[None]
 
@@ -225,12 +224,12 @@ class ProviderLimits:
 
     async def wait_for_reset(self) -> None:
         """Return when the limit of the credential should have reset."""
-        await self._sleep_until(lambda: self._due_s)
+        await sleep_until(lambda: self._due_s, self._now_s)
 
     async def wait_for_admission(self, run_id: str, wait: LimitWait) -> None:
         """Return when a waiting run may continue: its limit has reset, and it has a slot."""
         if not wait.limit.is_of_credential:
-            await self._sleep_until(lambda: wait.due_s)
+            await sleep_until(lambda: wait.due_s, self._now_s)
         await self.wait_for_slot(run_id)
 
     async def wait_for_slot(self, run_id: str) -> None:
@@ -265,11 +264,6 @@ class ProviderLimits:
         if reset_s is not None and reset_s > now_s:
             return reset_s - now_s
         return min(UNKNOWN_RESET_CAP_S, UNKNOWN_RESET_BASE_S * 2.0 ** min(attempts, 20))
-
-    async def _sleep_until(self, due_s: Callable[[], float]) -> None:
-        """Sleep until a wall-clock time. Both the clock and the time may be changed meanwhile."""
-        while (left_s := due_s() - self._now_s()) > 0:  # noqa: ASYNC110 - no event reports a clock that was set
-            await asyncio.sleep(min(left_s, CLOCK_CHECK_INTERVAL_S))
 
 
 def _with_jitter(wait_s: float) -> float:

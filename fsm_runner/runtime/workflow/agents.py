@@ -40,8 +40,6 @@ class AgentStep:
     `perform` is cancelled. `stop` may be called while `perform` runs, which then returns the value so far.
     """
 
-    is_parked = True
-
     def __init__(
         self, visit: Visit, context: WorkflowContext, templates: Templates, *, max_children: int | None = None
     ) -> None:

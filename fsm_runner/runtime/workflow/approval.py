@@ -8,15 +8,14 @@ from loguru import logger
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.process.child.child import Child
 from fsm_runner.protocol.approvals import DEADLINE, ApprovalRequest, Decided, ListedApproval
-from fsm_runner.protocol.event_clock import utc_now
+from fsm_runner.protocol.event_clock import utc_at, utc_now
 from fsm_runner.protocol.statuses import StopSignal
-from fsm_runner.runtime.workflow.approvals import PendingApproval, utc_text
+from fsm_runner.runtime.workflow.approvals import PendingApproval
 from fsm_runner.runtime.workflow.context import WorkflowContext
 from fsm_runner.runtime.workflow.step import Ended, Visit
+from fsm_runner.util.wall_clock import is_done_by
 from fsm_runner.workflow.definition import Approval
 
-CLOCK_CHECK_INTERVAL_S = 30.0
-"""The time after which an approval looks at the wall clock again, which may have been set."""
 FLUSH_RETRY_S = 1.0
 """The wait before a decision is flushed again if the journal cannot be written."""
 
@@ -35,8 +34,6 @@ class ApprovalStep:
     the journal.
     """
 
-    is_parked = True
-
     def __init__(self, visit: Visit, context: WorkflowContext) -> None:
         if not isinstance(visit.arguments, Approval):
             raise TypeError(f"not an approval: {visit.arguments}")
@@ -45,7 +42,7 @@ class ApprovalStep:
         stored = None if visit.progress is None else msgspec.json.decode(visit.progress, type=_Progress)
         self._since = utc_now() if stored is None else stored.since
         question = context.approvals.cleaned(visit.arguments.question)
-        due = None if visit.due_s is None else utc_text(visit.due_s)
+        due = None if visit.due_s is None else utc_at(visit.due_s)
         self.request = ApprovalRequest(question=question, due=due, visit=visit.number)
         """For the metadata of the session."""
         listed = ListedApproval(
@@ -94,18 +91,14 @@ class ApprovalStep:
         self._context.approvals.close(self._pending)
 
     async def _wait_for_decision(self) -> None:
-        while not self._pending.decided.is_set():
-            left_s = CLOCK_CHECK_INTERVAL_S
-            if self._visit.due_s is not None:
-                left_s = min(left_s, self._visit.due_s - self._context.approvals.now_s())
-            if left_s <= 0:
-                self._context.approvals.expire(self._pending)
-                return
-            try:
-                async with asyncio.timeout(left_s):
-                    await self._pending.decided.wait()
-            except TimeoutError:
-                continue
+        approvals, run_id = self._context.approvals, self._visit.run.run_id
+        decision = asyncio.create_task(self._pending.decided.wait(), name=f"{run_id} decision")
+        try:
+            if not await is_done_by(self._visit.due_s, decision, approvals.now_s):
+                approvals.expire(self._pending)
+        finally:
+            decision.cancel()
+            await asyncio.wait({decision})
 
     async def _flush(self) -> None:
         """Return when the decision is on disk."""

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 import msgspec
 from loguru import logger
@@ -65,11 +64,6 @@ class NotRecorded(FsmRunnerError):
 
 class NotTaken(FsmRunnerError):
     """The step has ended before the decision was on disk."""
-
-
-def utc_text(time_s: float) -> str:
-    """Return a Unix time as text, such as `2026-03-01T15:00:00Z`."""
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class PendingApproval:

@@ -31,8 +31,6 @@ class CommandStep:
     `stop` may be called while `perform` runs, which then returns the value of a command that exceeded its time limit.
     """
 
-    is_parked = False
-
     def __init__(self, visit: Visit, context: WorkflowContext) -> None:
         if not isinstance(visit.arguments, Command):
             raise TypeError(f"not a command: {visit.arguments}")

@@ -25,13 +25,12 @@ from fsm_runner.runtime.workflow.approval import ApprovalStep
 from fsm_runner.runtime.workflow.step import Ended, Visit
 from fsm_runner.runtime.workflow.steps import Steps
 from fsm_runner.util.error_text import limited_error
+from fsm_runner.util.wall_clock import is_done_by
 from fsm_runner.workflow.definition import CONTINUE, REPEAT, Agent, Approval, Command, Turn, Wait
 from fsm_runner.workflow.interpreter import Interpreter, WorkflowFault
 
 INTERRUPTIONS_LIMIT = 3
 """A visit that was interrupted for this number of times is not continued: it may be what ends the runner's process."""
-CLOCK_CHECK_INTERVAL_S = 30.0
-"""The time after which a step looks at the wall clock again, which may have been set."""
 END_LIMIT_S = 5.0
 """The time in which a step returns its value after it was stopped for its time limit."""
 NO_OUTPUT: JsonObject = {"exit_code": TIME_LIMIT_EXIT_CODE, "stdout": "", "stderr": ""}
@@ -289,10 +288,8 @@ class WorkflowDriver:
         is_command = isinstance(self.interpreter.definition.activity, Command)
         try:
             async with self._silence.over(step) if is_command else nullcontext():
-                while not task.done() and (due_s is None or due_s > self._now_s()):
-                    left_s = CLOCK_CHECK_INTERVAL_S if due_s is None else due_s - self._now_s()
-                    await asyncio.wait({task}, timeout=min(max(left_s, 0.0), CLOCK_CHECK_INTERVAL_S))
-            if task.done():
+                is_done = await is_done_by(due_s, task, self._now_s)
+            if is_done:
                 return task.result()
             await step.stop()
             await asyncio.wait({task}, timeout=END_LIMIT_S)

@@ -49,9 +49,6 @@ class Ended(msgspec.Struct, frozen=True):
 class Step(Protocol):
     """One visit's activity."""
 
-    is_parked: bool
-    """Whether the run waits in this step, and holds no slot."""
-
     @property
     def process(self) -> Child | None:
         """The process that works in this runner for the step; None if there is none."""

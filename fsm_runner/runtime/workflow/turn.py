@@ -133,8 +133,6 @@ class TurnChannel(SessionChannel):
 class TurnStep:
     """One turn. A wait for a limit of the provider ends `perform` with `LimitReached`; the next call continues it."""
 
-    is_parked = False
-
     def __init__(
         self,
         visit: Visit,

@@ -1,22 +1,17 @@
 """Waits for a time."""
 
-import asyncio
 import time
 from datetime import UTC, datetime
 
 from fsm_runner.process.child.child import Child
 from fsm_runner.protocol.statuses import StopSignal
 from fsm_runner.runtime.workflow.step import Ended, Visit
+from fsm_runner.util.wall_clock import sleep_until
 from fsm_runner.workflow.definition import Wait
-
-CLOCK_CHECK_INTERVAL_S = 30.0
-"""The time after which a wait looks at the wall clock again, which may have been set."""
 
 
 class WaitStep:
     """Waits until a wall-clock time, which the journal keeps."""
-
-    is_parked = True
 
     def __init__(self, visit: Visit, activity: Wait) -> None:
         self._visit = visit
@@ -35,8 +30,7 @@ class WaitStep:
             self._visit.save(str(due_s).encode())
         else:
             due_s = float(self._visit.progress)
-        while (left_s := due_s - time.time()) > 0:  # noqa: ASYNC110 - no event reports a clock that was set
-            await asyncio.sleep(min(left_s, CLOCK_CHECK_INTERVAL_S))
+        await sleep_until(lambda: due_s, time.time)
         return Ended("done", {"ok": True, "error": ""})
 
     async def stop(self) -> StopSignal:

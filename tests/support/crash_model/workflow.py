@@ -220,7 +220,6 @@ class ModelStep:
     """A command, or children of another agent, which continue after an interruption."""
 
     def __init__(self, visit: Visit, result: Result, world: WorkflowWorld, kill_switch: KillSwitch) -> None:
-        self.is_parked = isinstance(visit.arguments, Agent)
         self._visit = visit
         self._result = result
         self._world = world
@@ -232,7 +231,7 @@ class ModelStep:
         return None
 
     async def perform(self) -> Ended:
-        is_found = self.is_parked and self._world.effects[self._visit.number] > 0
+        is_found = isinstance(self._visit.arguments, Agent) and self._world.effects[self._visit.number] > 0
         if not is_found:
             self._world.effects[self._visit.number] += 1
             self._kill_switch.kill_point()
