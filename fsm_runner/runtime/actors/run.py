@@ -16,7 +16,6 @@ from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefus
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Cause, Step
 from fsm_runner.protocol import wire
-from fsm_runner.protocol.json_text import encode_json
 from fsm_runner.protocol.statuses import STOP_SIGNALS, CompletedSession, RunStatus, StopSignal
 from fsm_runner.reporting import messages
 from fsm_runner.reporting.executor_status import Usage
@@ -31,8 +30,7 @@ from fsm_runner.runtime.blueprint import with_runner_values
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
 from fsm_runner.runtime.expectations import RunExpectations
-from fsm_runner.runtime.workflow.driver import WorkflowDriver
-from fsm_runner.runtime.workflow.status_report import StatusReport
+from fsm_runner.runtime.workflow.run_workflow import RunWorkflow
 from fsm_runner.runtime.workspace import check_workspace
 from fsm_runner.runtime.workspace_state import WorkspaceState
 from fsm_runner.util.error_text import limited_error
@@ -109,11 +107,9 @@ class RunActor(Actor):
             self._note_detail,
         )
         self._waits = LimitWaits(self.wire_run, context, limits, self._executions)
-        self._workflow: WorkflowDriver | None = None
-        """None if the run has no workflow, and before `live`."""
-        # The step that decides the outcome also ends this report: one commit.
-        is_shown = recovered is not None and recovered.workflow is not None and recovered.outcome is None
-        self._workflow_report = StatusReport(self._send_workflow, has_sent=is_shown)
+        self._workflow = RunWorkflow(
+            self.wire_run, context, self._executions, recovered, self.has_tag, self._note_detail
+        )
         self._has_reported_start = False
         self._session_status: CompletedSession = "finished"
         self._signal: StopSignal = "shutdown"
@@ -158,15 +154,15 @@ class RunActor(Actor):
     def facts(self) -> frozenset[str]:
         interruptions = 0 if self._recovered is None else self._recovered.interruptions
         workflow = self._workflow
-        has_begun = workflow is not None and workflow.has_begun
-        is_repeatable = self._context.retry_interrupted or (workflow is not None and not has_begun)
+        is_unbegun_workflow = workflow.driver is not None and not workflow.has_begun
+        is_repeatable = self._context.retry_interrupted or is_unbegun_workflow
         facts = {
             "may_run_again": is_repeatable and interruptions < INTERRUPTIONS_LIMIT,
-            "workflow_has_begun": has_begun,
-            "workflow_waits": has_begun and workflow is not None and workflow.is_waiting,
+            "workflow_has_begun": workflow.has_begun,
+            "workflow_waits": workflow.waits,
             "waits_for_limit": self._waits.can_last,
             "is_superseded": bool(self._wanted.superseded),
-            "limit_is_over": self._waits.is_over and not (workflow is not None and workflow.is_late),
+            "limit_is_over": self._waits.is_over and not workflow.is_late,
             "credential_is_limited": self._limits.holds_back(self.name),
             "has_expectations": bool(self._expectations.wanted),
         }
@@ -174,8 +170,8 @@ class RunActor(Actor):
 
     def time_limit_error(self, limit_s: float, setting: str | None) -> FsmRunnerError:
         # The settings are what earlier visits have left of these two.
-        if setting == "max_wall_s" and self._workflow is not None:
-            return ExecutionFailed(self._workflow.late_text)
+        if setting == "max_wall_s" and self._workflow.driver is not None:
+            return ExecutionFailed(self._workflow.driver.late_text)
         if setting == "run_timeout_s":
             limit_s = self._context.run_timeout_s or limit_s
         return super().time_limit_error(limit_s, setting)
@@ -186,76 +182,35 @@ class RunActor(Actor):
             run = self._claimed_run
             content = msgspec.json.encode(run)
             self._context.record.record_claim(run.run_id, run.session_id, run.agent_name, self.runner_id, content)
-        self._find_workflow()
+        try:
+            if not self._refusal:
+                self._workflow.find(self._assignment, self._budget, self._silence)
+        except RunRefused as defect:
+            self._refusal = str(defect)
+        if self._workflow.driver is not None and self._waits.current is not None:
+            self._workflow.driver.limit_since_s = self._waits.current.since_s
         self._context.observer.entered(self.wire_run, self.state, final=self._machine.is_final(self.model))
         try:
             state = await self.run()
             self._context.reporting.outbox.abandon(self.wire_run.session_id, self._sent)
-            self._record_workflow_end()
+            self._workflow.record_end(self.model.outcome or state)
             self._context.record.record_run_end(self.name)
             return state
         finally:
             self._budget.close()
-            self._workflow_report.cancel()
-            if self._workflow is not None:
-                await self._workflow.aclose()
+            await self._workflow.aclose()
             # The execution of a parked run has ended. The session of a run that the next process continues has not.
             if not self.has_tag("parked"):
                 await self._executions.aclose()
-            self._release_session()
+            self._workflow.release_session()
             self.work_done.set()
-
-    def _record_workflow_end(self) -> None:
-        """Close the visit in the journal during which the run ended. May be repeated: the first end counts."""
-        had_begun = self._recovered is not None and self._recovered.workflow is not None
-        if had_begun or self._workflow is not None:
-            self._context.record.record_workflow_end(self.name, self.model.outcome or self.state)
-
-    def _release_session(self) -> None:
-        if self._context.workflows is not None:
-            self._context.workflows.release(self.wire_run)
-
-    def _find_workflow(self) -> None:
-        """After the claim is recorded: the journal then knows whether the run repeats another one."""
-        if self._context.workflows is None or self._refusal:
-            return
-        recovered = None if self._recovered is None else self._recovered.workflow
-        try:
-            self._workflow = self._context.workflows.driver_of(
-                self._assignment,
-                self._executions,
-                self._budget,
-                self._silence,
-                partial(self.has_tag, "may_bind"),
-                recovered,
-                self._note_workflow,
-            )
-        except RunRefused as defect:
-            self._refusal = str(defect)
-        if self._workflow is not None and self._waits.current is not None:
-            self._workflow.limit_since_s = self._waits.current.since_s
-
-    def _note_workflow(self, is_new_state: bool) -> None:
-        """Report the state of the workflow to the coordinator. Journal a new state as a status detail."""
-        if self._workflow is None:
-            return
-        is_urgent = not is_new_state or self.has_tag("parked")
-        self._workflow_report.note(self._workflow.status, at_once=is_urgent)
-        if is_new_state:
-            self._note_detail(self._workflow.status_detail)
-
-    def _send_workflow(self, status: wire.JsonObject | None) -> None:
-        session_id, reporting = self.wire_run.session_id, self._context.reporting
-        body = reporting.redactor.json(encode_json({"workflow": status}))
-        # Not among the messages that a stop withdraws.
-        reporting.outbox.put(session_id, messages.metadata(session_id, body))
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
             reason = str(payload) or type(payload).__name__
             if self._waits.current is not None:
-                if self._workflow is not None and self._workflow.is_late:
-                    reason = self._workflow.late_text
+                if self._workflow.driver is not None and self._workflow.is_late:
+                    reason = self._workflow.driver.late_text
                 elif step.cause is Cause.TIMEOUT:
                     reason = f"the run waits {self._limits.policy.max_wait_s:g} s at most (--limit-wait, LIMIT_WAIT)"
                 reason = f"{self._waits.current.limit}; {reason}"
@@ -273,11 +228,10 @@ class RunActor(Actor):
         if self.has_tag("reports_started") and not (self._has_reported_start or self._executions.have_begun):
             self._has_reported_start = True
             # Not awaited: the outbox keeps the order, and the executor need not wait for a round trip.
-            has_begun = self._workflow is not None and self._workflow.has_begun
             started = messages.started(self.wire_run.run_id, self.runner_id)
             # The coordinator must not have a run as running whose claim is not on disk.
-            started = msgspec.structs.replace(started, waits_for_disk=self._workflow is not None)
-            self._put(started, maybe_delivered=has_begun)
+            started = msgspec.structs.replace(started, waits_for_disk=self._workflow.driver is not None)
+            self._put(started, maybe_delivered=self._workflow.has_begun)
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
         if self._waits.current is not None and self.has_tag("awaits_limit"):
             self._note_detail(str(self._waits.current))
@@ -292,17 +246,15 @@ class RunActor(Actor):
 
     def _follow_wait(self, step: Step) -> None:
         if self.has_tag("awaits_limit"):
-            limits_s = (self._waits.begin(), None if self._workflow is None else self._workflow.left_s)
+            limits_s = (self._waits.begin(), self._workflow.left_s)
             self._settings_of_states["limit_wait_s"] = min(
                 (each for each in limits_s if each is not None), default=None
             )
         elif step.cause != "interrupted":
             self._waits.end(keeps_limit=self.model.outcome == "failed")
-        if self._workflow is not None:
-            self._settings_of_states["max_wall_s"] = self._workflow.left_s
-            if self.model.outcome is not None:
-                self._workflow_report.close()
-                self._executions.holds_session = False
+        self._settings_of_states["max_wall_s"] = self._workflow.left_s
+        if self.model.outcome is not None:
+            self._workflow.close()
         if self.has_tag("parked"):
             self._limits.parked(self.name, self.wire_run.session_id)
         else:
@@ -318,7 +270,7 @@ class RunActor(Actor):
     async def _accept(self) -> None:
         if self.was_resumed:
             logger.warning("{}: executing the run again", self.name)
-        if self._workflow is None or self._workflow.has_begun:
+        if self._workflow.driver is None or self._workflow.has_begun:
             await self._context.record.flush()
         # Otherwise the workflow flushes the claim with its first visit. If that is lost, nothing was started, and the
         # coordinator still has the run as claimed, so the next process starts it.
@@ -354,7 +306,7 @@ class RunActor(Actor):
         self._require_usable()
         self._require_free_session()
         try:
-            self._session_status = await (self._workflow or self._executions).execute()
+            self._session_status = await (self._workflow.driver or self._executions).execute()
         except LimitReached as failure:
             raise ExecutionFailed(f"{failure}; {self._waits.plan(failure.limit)}") from failure
 
@@ -381,7 +333,7 @@ class RunActor(Actor):
         await self._while_wanted(self._continue_workflow())
 
     async def _continue_workflow(self) -> None:
-        workflow = self._workflow
+        workflow = self._workflow.driver
         while workflow is not None and workflow.is_waiting:
             await workflow.wait()
         if workflow is None or not workflow.is_over:
@@ -403,7 +355,7 @@ class RunActor(Actor):
     async def _stop_execution(self) -> None:
         # A `started` that arrives after a stop request would set the run back to running.
         self._context.reporting.outbox.withdraw(self.wire_run.session_id, self._sent)
-        stops = [] if self._workflow is None else [self._workflow.stop()]
+        stops = [] if self._workflow.driver is None else [self._workflow.stop()]
         if self._executions.is_started:
             stops.append(self._executions.stop())  # beside a step that is no turn, its executor may be idle
         self._signal = "SIGKILL" if stops else "shutdown"  # reported if the stop fails
@@ -428,7 +380,7 @@ class RunActor(Actor):
 
     async def _stop_children(self) -> None:
         """Stop the children that an earlier process has started for the run, unless this process has done so."""
-        if self.was_resumed and self._workflow is not None:
+        if self.was_resumed:
             await self._workflow.stop()
 
     async def _report(self) -> None:
@@ -437,14 +389,14 @@ class RunActor(Actor):
         response = self._context.reporting.outbox.pending_report(self.name) or self._put_terminal_report()
         self.work_done.set()
         self._limits.ended(self.name)
-        self._release_session()
+        self._workflow.release_session()
         answer = await asyncio.shield(response)
         if isinstance(answer, Refused):
             raise answer
 
     def _put_terminal_report(self) -> DeliveryFuture:
         report = self.terminal_report = self.terminal_report or self._report_of_outcome()
-        self._record_workflow_end()  # no earlier: a stop needs the progress of the visit
+        self._workflow.record_end(self.model.outcome or self.state)  # no earlier: a stop needs the visit's progress
         self._context.record.record_report(self.name, Report(report.path, report.body))
         # On a full disk, an earlier process may have sent a report that the journal does not have.
         return self._put(report, maybe_delivered=self.was_resumed)
