@@ -86,6 +86,7 @@ def reruns(connection: sqlite3.Connection) -> dict[str, WorkflowRecord]:
     return {session_id: msgspec.msgpack.decode(workflow, type=WorkflowRecord) for session_id, workflow in rows}
 
 
+# The queries select the columns in the order of the fields, and with their types.
 def _workflow(columns: tuple[object, ...]) -> WorkflowRecord:
     return WorkflowRecord(**dict(zip(WorkflowRecord.__struct_fields__, columns, strict=True)))  # type: ignore[arg-type]
 

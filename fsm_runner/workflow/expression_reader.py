@@ -146,6 +146,7 @@ class _Reader:
             if not path or self._token(end).text != ")":
                 raise _error(token, f"{token.text}() takes the name of a value, such as {token.text}(plan.data.tasks)")
             found = self._type(at + 2, path)
+            # The type checker does not know that the text of these tokens is an `Operation`.
             (self._check_size if token.text == "size" else self._check_has)(self._token(at + 2), path, found)
             return self._replace(at, end + 1, Use(token.text, tuple(path), found, None, token.at + 1))  # type: ignore[arg-type]
         if token.text in ("int", "double"):
@@ -174,6 +175,7 @@ class _Reader:
         if argument.kind != "string" or self._token(end + 2).text != ")":
             raise _error(argument if argument.at >= 0 else token, f"{method}() takes a text in quotes")
         literal = self._literal_of(argument.text, argument.at + 1)
+        # As in `_function`, the method is an `Operation`.
         use = Use(method, tuple(path), found, literal, self._token(at).at + 1)  # type: ignore[arg-type]
         return self._replace(at, end + 3, use)
 
