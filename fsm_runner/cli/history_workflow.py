@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -10,6 +9,7 @@ from fsm_runner.cli.output import Row, show, show_json, show_table
 from fsm_runner.cli.times import shown_duration, shown_time
 from fsm_runner.journal.reader import Reader, WorkflowLife, seconds_between
 from fsm_runner.journal.records import VisitRecord
+from fsm_runner.protocol.event_clock import utc_at
 from fsm_runner.runtime.workflow.usage import VisitUsage
 from fsm_runner.util.error_text import headline
 from fsm_runner.util.text import excerpt
@@ -150,7 +150,7 @@ def _beginning(document: bytes) -> str:
 def _due_at(due_s: float) -> str:
     """Return a time to the second; the number itself if no calendar has it."""
     try:
-        return datetime.fromtimestamp(due_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return utc_at(due_s)
     except (OverflowError, ValueError, OSError):
         return f"{due_s:g} s"
 

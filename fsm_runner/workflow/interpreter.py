@@ -40,7 +40,7 @@ class WorkflowFault(FsmRunnerError):
 class Interpreter:
     """The position of one workflow, and its values.
 
-    `enter`, `end`, `interrupt` and `jump` lead to a state with an activity, whose visit they count, or to a final one.
+    `enter`, `end` and `interrupt` lead to a state with an activity, whose visit they count, or to a final one.
     They raise `WorkflowFault` if a guard cannot be evaluated. The interpreter must not be used after that.
     """
 
@@ -147,21 +147,6 @@ class Interpreter:
         """Follow `on_interrupted` to another state, or to `failed` with this error, and return the steps."""
         self._cause = error
         return [self._fired(INTERRUPTED), *self._settled()]
-
-    def jump(self, state: str) -> list[Step]:
-        """Continue in a state, as a rerun does, and return the steps from there.
-
-        Raises `UsageError` if the workflow has no such state, or it is final.
-        """
-        states = self.workflow.definition.states
-        if state not in states or states[state].final:
-            known = ", ".join(name for name, it in states.items() if not it.final)
-            raise UsageError(
-                f"the workflow {self.workflow.definition.name!r} has no state {state!r} that a run can continue in; "
-                f"it has {known or 'none'}"
-            )
-        self._model.state = state
-        return self._settled()
 
     def result(self) -> tuple[str, JsonObject | None] | None:
         """Return text and data of the run's result; None if the workflow declares none.

@@ -159,17 +159,6 @@ def test_an_interpreter_continues_from_the_journal() -> None:
         flow.restore("gone", {}, {})
 
 
-def test_a_rerun_begins_in_a_state_that_is_not_final() -> None:
-    flow = Interpreter(loaded(), {"task": "t"}, RUN)
-    flow.restore("work", {}, {"work": ok(result="v1")})
-    assert [step.target for step in flow.jump("route")] == ["ask"]
-    assert flow.jump("verify") == []
-    assert flow.state == "verify"
-    for name in ("rejected", "completed", "gone"):
-        with pytest.raises(UsageError, match=f"has no state '{name}' that a run can continue in; it has work, verify"):
-            flow.jump(name)
-
-
 def test_the_texts_of_a_list_in_the_file_are_templates() -> None:
     text = FAN.replace('"${params.items}"', '["a", "${run.id}: ${params.items}", "${params.items}", { b = "$${c}" }]')
     assert started(text, items=[1, "${d}"]).each() == ["a", 'run-1: [1,"${d}"]', [1, "${d}"], {"b": "${c}"}]

@@ -30,8 +30,6 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     schema: JsonObject | None
     due_s: float | None
     """The deadline as Unix time, in seconds. The driver ends the step then; None: without a limit."""
-    interruptions: int = 0
-    """How often the visit was interrupted so far, by the end of the runner's process."""
     progress: bytes | None = None
     """What the step has saved in this visit, perhaps in an earlier process."""
     save: Callable[[bytes], None]

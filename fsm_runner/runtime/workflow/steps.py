@@ -96,7 +96,6 @@ class Steps:
             arguments=interpreter.arguments(),
             schema=interpreter.workflow.schemas.get(interpreter.state),
             due_s=due_s,
-            interruptions=0 if interrupted is None else interrupted.interruptions,
             progress=None if interrupted is None else interrupted.progress,
             save=partial(self._record.record_visit_progress, self.run.run_id, number),
         )
