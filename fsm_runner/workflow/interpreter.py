@@ -156,7 +156,7 @@ class Interpreter:
         if (result := self.workflow.definition.result) is None:
             return None
         data = self._evaluated(("result", "data"), lambda: expand(result.data, self._names()))
-        if data is not None and not isinstance(data, dict):
+        if result.data is not None and not isinstance(data, dict):
             message = f"the value is of the type {type_name(data)}; the data of a result must be an object"
             raise self._fault(("result", "data"), f"{message}: name it in a table, as in {{ items = … }}")
         return self.result_text(), data

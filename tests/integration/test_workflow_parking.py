@@ -8,6 +8,8 @@ from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.provider_limits import CONTINUE_PROMPT
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.statuses import LIFECYCLES, Lifecycle
+from fsm_runner.runtime.actors import run as run_module
+from tests.support import faults
 from tests.support.command_executor import AGENT, command_home, held_by
 from tests.support.processes import gone
 from tests.support.provider import Limits, Says, limited_home, provider
@@ -178,3 +180,21 @@ async def test_the_time_of_the_workflow_passes_while_it_waits_for_a_limit(tmp_pa
             assert error.endswith("the workflow was not done within 1 s (budget.max_wall_s); its state was 'first'")
             assert "waiting_for_limit" in bench.system.states[run.run_id]
             await gone(api.asked[0].pid)
+
+
+async def test_a_workflow_continues_after_its_wait_while_the_coordinator_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "ANSWER_LIMIT_S", 0.1)
+    text = workflow(
+        pause={"wait": {"for_s": 0.5}, "on_done": "go"},
+        go={"command": shell("echo gone on"), "on_done": "completed"},
+    )
+    async with workflow_bench(tmp_path, text) as bench:
+        run = await bench.submit()
+        await bench.enters(run, "pause")
+        for method in ("GET", "POST", "PATCH"):
+            bench.proxy.fault(method, ".*", faults.status(503), times=None)
+        await bench.enters(run, "go")
+        bench.proxy.heal()
+        await bench.completes(run)

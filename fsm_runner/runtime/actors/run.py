@@ -25,7 +25,7 @@ from fsm_runner.runtime.actors.actor import Actor, Position
 from fsm_runner.runtime.actors.executions import Executions, LimitReached
 from fsm_runner.runtime.actors.limit_waits import LimitWaits
 from fsm_runner.runtime.actors.run_context import RunContext
-from fsm_runner.runtime.actors.wanted import WantedCheck
+from fsm_runner.runtime.actors.wanted import ANSWER_LIMIT_S, WantedCheck
 from fsm_runner.runtime.blueprint import with_runner_values
 from fsm_runner.runtime.control.provider_limits import LimitWait, ProviderLimits
 from fsm_runner.runtime.control.silence import SilenceWatch
@@ -338,7 +338,7 @@ class RunActor(Actor):
             await workflow.wait()
         if workflow is None or not workflow.is_over:
             await self._limits.wait_for_slot(self.name)
-        await self._wanted.require()
+        await self._wanted.require(ANSWER_LIMIT_S)
 
     async def _while_wanted(self, waiting: Coroutine[Any, Any, None]) -> None:
         # The coordinator may have ended the run while the runner was away.

@@ -8,6 +8,9 @@ from fsm_runner.errors import FsmRunnerError
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.statuses import OPEN_RUN_STATUSES
 
+ANSWER_LIMIT_S = 5.0
+"""How long a run whose workflow has waited waits for the coordinator's answer, before it continues without one."""
+
 
 class Superseded(FsmRunnerError):
     """The coordinator expects no report of this run any more."""
@@ -31,9 +34,16 @@ class WantedCheck:
         self.superseded = ""
         """Why the coordinator expects no report of the run; empty if it expects one."""
 
-    async def require(self) -> None:
-        """Raise `Superseded`, when the work has ended, if the coordinator expects no report of this run."""
-        found = await self._look_up(self._run_id)
+    async def require(self, answer_limit_s: float | None = None) -> None:
+        """Raise `Superseded`, when the work has ended, if the coordinator expects no report of this run.
+
+        `answer_limit_s`: if the coordinator does not answer within this time, the run continues.
+        """
+        try:
+            async with asyncio.timeout(answer_limit_s):
+                found = await self._look_up(self._run_id)
+        except TimeoutError:
+            return
         if found is None:
             self.superseded = "the coordinator does not know this run any more"
         elif found.status not in OPEN_RUN_STATUSES:
