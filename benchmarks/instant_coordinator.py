@@ -1,8 +1,10 @@
 """A coordinator that responds at once, in a process of its own, so that a benchmark measures only the runner.
 
-    python -m benchmarks.instant_coordinator COUNT IN_FLIGHT AGENT PARAMETERS_JSON
+    python -m benchmarks.instant_coordinator COUNT IN_FLIGHT AGENT PARAMETERS_JSON [WORKFLOW]
 
 Prints its port. Hands out COUNT runs, with at most IN_FLIGHT of them not reported yet. Otherwise it holds the poll.
+Two runs that name the workflow alternate with two that do not (`has_workflow`): the end of a run takes a part of the
+time of the next one, which is then as often of the same kind as of the other.
 """
 
 import asyncio
@@ -15,15 +17,20 @@ REGISTERED = json.dumps(
 REPORTS = ("completed", "failed", "stopped")
 
 
+def has_workflow(run_id: str) -> bool:
+    return int(run_id[-6:]) % 4 < 2
+
+
 class Work:
     """The remaining runs, and the poll that waits for one."""
 
-    def __init__(self, count: int, in_flight: int, agent: str, parameters: str) -> None:
+    def __init__(self, count: int, in_flight: int, agent: str, parameters: str, workflow: str | None) -> None:
         self.remaining = count
         self.free_slots = in_flight
         self.waiting_poll: InstantHttp | None = None
         self._agent = agent
         self._parameters = parameters
+        self._workflow = workflow
 
     def next_run(self) -> str | None:
         if self.remaining == 0 or self.free_slots == 0:
@@ -31,10 +38,12 @@ class Work:
         self.remaining -= 1
         self.free_slots -= 1
         name = f"{self.remaining:06d}"
+        workflow = f', "workflow": "{self._workflow}"' if self._workflow and has_workflow(name) else ""
+        blueprint = f'{{"name": "{self._agent}", "command": "commands/{self._agent}"{workflow}}}'
         return (
             f'{{"run": {{"run_id": "run_{name}", "session_id": "ses_{name}", "type": "start_session",'
             f' "agent_name": "{self._agent}", "parameters": {self._parameters}, "execution_mode": "sync",'
-            f' "resolved_agent_blueprint": {{"name": "{self._agent}", "command": "commands/{self._agent}"}}}}}}'
+            f' "resolved_agent_blueprint": {blueprint}}}}}'
         )
 
     def record_report(self) -> None:
@@ -92,8 +101,8 @@ class InstantHttp(asyncio.Protocol):
 
 
 async def main() -> None:
-    count, in_flight, agent, parameters = sys.argv[1:]
-    work = Work(int(count), int(in_flight), agent, parameters)
+    count, in_flight, agent, parameters, *workflow = sys.argv[1:]
+    work = Work(int(count), int(in_flight), agent, parameters, next(iter(workflow), None))
     server = await asyncio.get_running_loop().create_server(lambda: InstantHttp(work), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

@@ -24,9 +24,17 @@ from fsm_runner.runtime.workflow.workflows import WorkflowChoice, Workflows
 from fsm_runner.workflow.file import LoadedWorkflow, load_workflow
 
 
-def named_workflow(name: str) -> LoadedWorkflow:
-    """Return the workflow of this name in the homes. Raises `UsageError`."""
-    return load_workflow(find_workflow(name))
+class NamedWorkflows:
+    """The workflows in the homes. Their files may change while the runner works; one is checked only if it has."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, LoadedWorkflow] = {}
+
+    def load(self, name: str) -> LoadedWorkflow:
+        """Return the workflow of this name. Raises `UsageError`."""
+        path = find_workflow(name)
+        workflow = self._known[path] = load_workflow(path, self._known.get(path))
+        return workflow
 
 
 def workflow_of(name_or_file: str) -> LoadedWorkflow:
@@ -35,7 +43,7 @@ def workflow_of(name_or_file: str) -> LoadedWorkflow:
     Raises `UsageError`.
     """
     is_file = "/" in name_or_file or name_or_file.endswith(".toml")
-    return load_workflow(Path(name_or_file)) if is_file else named_workflow(name_or_file)
+    return load_workflow(Path(name_or_file) if is_file else find_workflow(name_or_file))
 
 
 def _config_defect(profile: LoadedProfile, config: JsonObject) -> str | None:
@@ -60,8 +68,9 @@ def build_workflows(
     The log has an error for the profile and each agent whose workflow cannot be used. That raises nothing: runs that
     have begun need no file, and `WorkflowChoice.of_run` refuses new ones.
     """
+    workflows = NamedWorkflows()
     choice = WorkflowChoice(
-        load=named_workflow,
+        load=workflows.load,
         of_all=of_all,
         of_profile=profile.profile.workflow,
         agents={agent.name: agent for agent in profile.agents},
@@ -75,7 +84,7 @@ def build_workflows(
         if name is None:
             continue
         try:
-            workflow = named_workflow(name)
+            workflow = workflows.load(name)
         except UsageError as defect:
             logger.error("{}: new runs fail, because their workflow cannot be used: {}", file, defect)
             continue

@@ -29,9 +29,10 @@ def misnamed_workflows() -> list[Path]:
 
 def find_workflow(name: str) -> Path:
     """Return the file of a workflow. Raises `UsageError` with the available names if there is none."""
+    files = [home / "workflows" / f"{name}.toml" for home in homes()] if _NAME.fullmatch(name) else []
+    if (path := next((file for file in files if file.exists()), None)) is not None:
+        return path
     paths = workflow_paths()
-    if name not in paths:
-        hint, there_are = similar(name, paths), ", ".join(paths) or "none"
-        places = ", ".join(str(home / "workflows") for home in homes())
-        raise UsageError(f"Workflow not found: {name!r}{hint}; there are: {there_are} (in {places})")
-    return paths[name]
+    hint, there_are = similar(name, paths), ", ".join(paths) or "none"
+    places = ", ".join(str(home / "workflows") for home in homes())
+    raise UsageError(f"Workflow not found: {name!r}{hint}; there are: {there_are} (in {places})")

@@ -75,10 +75,15 @@ def read_workflow(path: FilePath | str) -> WorkflowFile:
         raise WorkflowError(error.defects) from error
 
 
-def load_workflow(path: FilePath | str) -> LoadedWorkflow:
-    """Return the sound workflow in a file. Raises `WorkflowError` with every defect."""
+def load_workflow(path: FilePath | str, known: LoadedWorkflow | None = None) -> LoadedWorkflow:
+    """Return the sound workflow in a file. Raises `WorkflowError` with every defect.
+
+    `known`: what the file contained before. If it has not changed, it is returned, and not checked again.
+    """
     from fsm_runner.workflow.check import check  # it judges what this module reads
 
+    if known is not None and _is_unchanged(path, known):
+        return known
     file = read_workflow(path)
     if defects := check(file):
         raise WorkflowError(defects)
@@ -112,17 +117,19 @@ def _loaded(path: str, text: str, schemas: bytes) -> LoadedWorkflow:
     )
 
 
+def _is_unchanged(path: FilePath | str, known: LoadedWorkflow) -> bool:
+    try:
+        return read_text(path) == known.text and _schemas(path, known.definition) == (known.schemas, [])
+    except SpecError:  # reading it again says what is wrong
+        return False
+
+
 def _read(path: str, text: str, raw: dict[str, Any]) -> WorkflowFile:
     definition, deviations = decoded(raw, Workflow)
     schemas: dict[str, JsonSchema] = {}
-    for name, state in definition.states.items() if definition is not None else ():
-        if isinstance(state.schema, dict):
-            schemas[name] = state.schema
-        elif state.schema is not None:
-            try:
-                schemas[name] = _schema(FilePath(path).parent, state.schema)
-            except ValueError as error:
-                deviations.append(Problem(("states", name, "schema"), str(error)))
+    if definition is not None:
+        schemas, unreadable = _schemas(path, definition)
+        deviations += unreadable
     return WorkflowFile(
         path=path,
         text=text,
@@ -179,6 +186,21 @@ def _unsuitable(value: Any, at: Path = ()) -> Iterator[Problem]:
 def _schema_of(form: type) -> dict[str, Any]:
     schema: dict[str, Any] = without_null(msgspec.json.schema(form))
     return schema
+
+
+def _schemas(path: FilePath | str, definition: Workflow) -> tuple[dict[str, JsonSchema], list[Problem]]:
+    """Return the schemas by state, and those that cannot be read."""
+    schemas: dict[str, JsonSchema] = {}
+    unreadable: list[Problem] = []
+    for name, state in definition.states.items():
+        if isinstance(state.schema, dict):
+            schemas[name] = state.schema
+        elif state.schema is not None:
+            try:
+                schemas[name] = _schema(FilePath(path).parent, state.schema)
+            except ValueError as error:
+                unreadable.append(Problem(("states", name, "schema"), str(error)))
+    return schemas, unreadable
 
 
 def _schema(folder: FilePath, relative: str) -> JsonSchema:

@@ -53,6 +53,21 @@ def test_a_sound_file_is_loaded_with_its_schemas_and_its_machine(file: Path) -> 
     )
 
 
+def test_an_unchanged_file_is_not_checked_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_workflow(file)
+    monkeypatch.setattr("fsm_runner.workflow.check.check", lambda _: pytest.fail("the file was checked again"))
+    assert load_workflow(file, loaded) is loaded
+    monkeypatch.undo()
+    schema = file.with_name("work.json")
+    schema.write_text('{"type": "string"}')
+    assert load_workflow(file, loaded).schemas == {"work": {"type": "string"}}
+    schema.unlink()
+    with pytest.raises(WorkflowError, match=r"work\.json"):
+        load_workflow(file, loaded)
+    file.write_text(SOUND.replace('"work.json"', '{ type = "array" }'))
+    assert load_workflow(file, loaded).schemas == {"work": {"type": "array"}}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [

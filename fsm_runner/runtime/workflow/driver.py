@@ -328,6 +328,9 @@ class WorkflowDriver:
         """Assign the value and enter the next state, and send the result if that completes the workflow: one commit."""
         interpreter = self.interpreter
         name = interpreter.workflow.definition.value_of(interpreter.state)
+        # A later process must not repeat a visit, or leave it for another one, whose result is known. A visit that
+        # fails the run if it is interrupted need not wait, as the result of a run without a workflow does not.
+        waits_for_disk = self.is_waiting or interpreter.definition.on_interrupted is not None
         try:
             self._record_steps(interpreter.end(ended.ending, ended.value), str(ended.value.get("error", "")))
         finally:  # also if a guard cannot be evaluated
@@ -340,15 +343,15 @@ class WorkflowDriver:
                 encode_json(interpreter.values[name]),
                 self._steps.take_usage(),
             )
-        self._send_result()
+        self._send_result(waits_for_disk=waits_for_disk)
 
-    def _send_result(self) -> None:
+    def _send_result(self, *, waits_for_disk: bool = True) -> None:
         """Queue the result of the run if the workflow has completed.
 
         The end of the last visit and the result are one commit, so a later process need not send it again.
         """
         if self.interpreter.outcome == "completed":
-            self._steps.send_result(self.interpreter)
+            self._steps.send_result(self.interpreter, waits_for_disk=waits_for_disk)
 
     def _record_steps(self, taken: list[Step], reason: str) -> None:
         run_id = self._steps.run.run_id

@@ -150,8 +150,10 @@ class Steps:
         """Send the result of the last turn as a message, before another step begins."""
         self._channel.show_turn_result()
 
-    def send_result(self, interpreter: Interpreter) -> None:
+    def send_result(self, interpreter: Interpreter, *, waits_for_disk: bool) -> None:
         """Send the result of the run: that of the workflow, or else that of the last turn.
+
+        `waits_for_disk`: whether it is sent only when the journal has the end of the last visit.
 
         Raises `WorkflowFault` if the result cannot be evaluated. If only its data cannot, the text is sent.
         """
@@ -159,9 +161,9 @@ class Steps:
             result = interpreter.result() or self._last_turn_of(interpreter)
         except WorkflowFault:
             if text := interpreter.result_text():
-                self._channel.final_result(text, None)
+                self._channel.final_result(text, None, waits_for_disk=waits_for_disk)
             raise
-        self._channel.final_result(*result)
+        self._channel.final_result(*result, waits_for_disk=waits_for_disk)
 
     def _last_turn_of(self, interpreter: Interpreter) -> tuple[str, JsonObject | None]:
         """Return the result of the last turn. The value of one in an earlier process may be shortened."""

@@ -101,8 +101,11 @@ class TurnChannel(SessionChannel):
         if (shown := self.turn_result.shown) not in ("", self._last_text):
             self._send_message(shown)
 
-    def final_result(self, text: str, data: wire.JsonObject | None) -> None:
-        """Queue the result of the run: data, or else text. If there are both, the text is a message."""
+    def final_result(self, text: str, data: wire.JsonObject | None, *, waits_for_disk: bool) -> None:
+        """Queue the result of the run: data, or else text. If there are both, the text is a message.
+
+        `waits_for_disk`: whether it is sent only when the journal has the end of the workflow's last visit.
+        """
         if (text, data) != (self.turn_result.text, self.turn_result.data):
             self.show_turn_result()
         if data is not None and text:
@@ -115,8 +118,7 @@ class TurnChannel(SessionChannel):
         )
         raw_text, raw_data = (msgspec.Raw(encode_json(part)) for part in (result.result_text, result.result_data))
         message = messages.event(self._session_id, encode_json(result))
-        # Otherwise, the result could be known of a visit that a later process repeats.
-        self._put(msgspec.structs.replace(message, waits_for_disk=True))
+        self._put(msgspec.structs.replace(message, waits_for_disk=waits_for_disk))
         self.observer.note_event(ExecutorEvent("result", result_text=raw_text, result_data=raw_data))
 
     def _send_message(self, text: str) -> None:
