@@ -119,7 +119,10 @@ def check(result: SimulationResult, of: str) -> None:
     assert not run.reopened, f"{of}nothing is sent after the end: {run.reopened}"
     most = 1 + result.killed  # A runner that was killed cannot know whether the coordinator has it.
     assert run.started_reports <= most, f"{of}the start is reported {run.started_reports} times"
-    assert len(run.results) == (run.status == "completed"), f"{of}{run.status}, with the results {run.results}"
+    is_completed, results = run.status == "completed", len(run.results)
+    # As for a run without a workflow, the result may be known before the end of its last turn is on disk.
+    may_be_known = "its work may have been done" in (run.error or "")
+    assert results == is_completed or (results == 1 and may_be_known), f"{of}{run.status}, with {run.results}"
     world, visits = result.world, visits_of(result)
     assert world is not None
     states = world.workflow.definition.states
