@@ -8,19 +8,15 @@ import pytest
 
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
-from tests.support.claude import COMMAND, needed_variables
+from tests.support.claude import COMMAND, claude_environment
 from tests.support.embedded import embedded_coordinator
 from tests.support.fifo import Fifo
-from tests.support.messages_api import Calls, Held, MessagesApi, Says, messages_api, reached_limit
+from tests.support.messages_api import Calls, Held, Says, messages_api, reached_limit
 from tests.support.processes import gone
 from tests.support.program import REPOSITORY, environment, finish, program
 
 CHECK_TIMEOUT_S = "20"
 LIMIT_S = 5
-
-
-def claude_environment(api: MessagesApi, folder: Path, home: Path = REPOSITORY) -> dict[str, str]:
-    return environment(home, **{**needed_variables(api.url, folder), "STATE_DIR": str(folder / "state")})
 
 
 async def test_a_prompt_from_submit_to_result(tmp_path: Path) -> None:
@@ -52,16 +48,6 @@ async def test_a_prompt_with_fsm_runner_run(tmp_path: Path) -> None:
         )
         assert (answer.code, answer.stdout) == (EXIT_OK, "Good day.\n")
         assert "opus" in api.asked[0].body["model"]
-
-
-async def test_a_workflow_with_fsm_runner_run(tmp_path: Path) -> None:
-    async with messages_api() as api:
-        accepted = '```json\n{"verdict": "accept", "comments": ""}\n```'
-        api.will(Says("The text."), Says(f"It is good.\n\n{accepted}"))
-        command = ("run", "--profile", "quick", "--prompt", "Write a text.", "--workflow", "draft-and-review")
-        answer = await finish(tmp_path, claude_environment(api, tmp_path), *command)
-        assert (answer.code, answer.stdout) == (EXIT_OK, "The text.\n")
-        assert "The text." in api.asked[1].prompts[0]
 
 
 async def test_a_killed_runner_continues_a_session_that_waits_for_a_limit(tmp_path: Path) -> None:

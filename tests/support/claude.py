@@ -18,7 +18,7 @@ from fsm_runner.journal.reader import Reader, RunLife, Step
 from fsm_runner.protocol.wire import JsonObject, Run, RunCreated, RunRequest
 from fsm_runner.reporting.executor_status import Usage
 from tests.support.messages_api import MessagesApi, messages_api
-from tests.support.program import REPOSITORY
+from tests.support.program import REPOSITORY, environment
 from tests.support.runner import RunningRunner, System, open_system
 from tests.support.watch import Watch
 
@@ -41,6 +41,11 @@ def needed_variables(api_url: str, folder: Path) -> dict[str, str]:
         "IS_SANDBOX": "1",
         "HOME": str(folder),
     }
+
+
+def claude_environment(api: MessagesApi, folder: Path) -> dict[str, str]:
+    """Return the environment of `fsm-runner` as a program, with the bundled profiles, and its state in `folder`."""
+    return environment(REPOSITORY, **needed_variables(api.url, folder), STATE_DIR=str(folder / "state"))
 
 
 def set_variables(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:

@@ -65,11 +65,11 @@ def environment(home: Path | None, **variables: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def program(cwd: Path, env: Mapping[str, str], *arguments: str) -> AsyncIterator[Program]:
+async def program(cwd: Path, env: Mapping[str, str], *arguments: str, stdout: int = DEVNULL) -> AsyncIterator[Program]:
     """Started; killed at the end where it is still there."""
     command = [sys.executable, "-m", "fsm_runner", *arguments]
     process = await asyncio.create_subprocess_exec(
-        *command, cwd=cwd, env=env, stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+        *command, cwd=cwd, env=env, stdin=DEVNULL, stdout=stdout, stderr=PIPE
     )
     running = Program(process)
     try:
