@@ -18,6 +18,15 @@ JsonObject = dict[str, Any]
 Identifier = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 """An id that becomes part of a URL. With an empty or an endless id, every report would fail."""
 
+COUNT_LIMIT = 1_000_000
+"""The greatest count in an agent."""
+
+PRIORITY_LIMIT = 10
+"""The highest priority of a run. The lowest one is its negative."""
+
+KEY_LIMIT = 200
+"""The most characters of an `idempotency_key`."""
+
 RunType = Literal["start_session", "resume_session"]
 ExecutionMode = Literal["sync", "async_poll", "async_callback"]
 
@@ -48,6 +57,10 @@ class Agent(_Message, frozen=True, kw_only=True):
     """What a run must have produced (`protocol/expectations.py`). A deployed coordinator drops it."""
     workflow: str | None = None
     """The workflow that runs of the agent follow, by its name at the runner. A deployed coordinator drops it."""
+    max_running: Annotated[int, msgspec.Meta(ge=1, le=COUNT_LIMIT)] | None = None
+    """How many runs of the agent may be claimed, running or stopping at a time. A deployed coordinator drops it."""
+    retry_lost: Annotated[int, msgspec.Meta(ge=0, le=COUNT_LIMIT)] | None = None
+    """How many times a run is queued again when its runner is lost; None: 0. A deployed coordinator drops it."""
 
 
 class RunnerAgent(Agent, frozen=True, kw_only=True):
@@ -120,6 +133,13 @@ class Run(_Message, frozen=True, kw_only=True):
     claimed_at: str | None = None
     started_at: str | None = None
     completed_at: str | None = None
+    attempt: int = 1
+    """How many times the run was queued: more than once if a runner was lost."""
+    priority: int | None = None
+    """This field and the next three: as in `RunRequest`."""
+    not_before: str | None = None
+    queue_ttl_seconds: float | None = None
+    idempotency_key: str | None = None
 
 
 class RunnerRef(msgspec.Struct, frozen=True):
@@ -209,6 +229,14 @@ class RunRequest(_Message, frozen=True, kw_only=True):
     execution_mode: ExecutionMode = "sync"
     additional_demands: JsonObject | None = None
     scope: JsonObject | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-PRIORITY_LIMIT, le=PRIORITY_LIMIT)] | None = None
+    """One step counts as one minute of waiting in the queue. A deployed coordinator ignores the last four fields."""
+    not_before: str | None = None
+    """The time before which no runner claims the run: ISO 8601 with an offset."""
+    queue_ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """How long the run may be queued. Then it fails."""
+    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=KEY_LIMIT)] | None = None
+    """The same request with the same key starts nothing again."""
 
 
 class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +245,11 @@ class RunCreated(msgspec.Struct, frozen=True, kw_only=True):
     run_id: Identifier
     session_id: Identifier
     status: str = "pending"
+    priority: Any = msgspec.UNSET
+    """This field and the next three repeat the request. UNSET: the coordinator may not know the field."""
+    not_before: Any = msgspec.UNSET
+    queue_ttl_seconds: Any = msgspec.UNSET
+    idempotency_key: Any = msgspec.UNSET
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,12 +293,18 @@ class RunList(msgspec.Struct, frozen=True):
     """Response to `GET /runs`."""
 
     runs: list[Run]
+    next: str | None = None
+    """`after` of the next page; None: there is none, or the coordinator does not page."""
+    truncated: bool = False
+    """Whether a list that is not paged has lost its oldest entries."""
 
 
 class RawRuns(msgspec.Struct, frozen=True):
     """Response to `GET /runs`, with undecoded runs, so that an invalid one does not hide others."""
 
     runs: list[msgspec.Raw]
+    next: str | None = None
+    """As in `RunList`."""
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
@@ -321,6 +360,9 @@ class SessionList(msgspec.Struct, frozen=True):
     """Response to `GET /sessions`."""
 
     sessions: list[ListedSession]
+    next: str | None = None
+    """As in `RunList`."""
+    truncated: bool = False
 
 
 class SessionStatus(msgspec.Struct, frozen=True):

@@ -38,6 +38,8 @@ def write_script(folder: Path, description: Any, program: str = "run.sh") -> Pat
         ({"name": "a", "script": "missing"}, "script"),
         ({"name": "a", "expect": "changes"}, "expect"),
         ({"name": "a", "expect": ["changes", "magic"]}, "expect: 'magic' is not one of changes, result, data"),
+        ({"name": "a", "max_running": 0}, "max_running"),
+        ({"name": "a", "retry_lost": 1.5}, "retry_lost"),
         ("[" * 100_000, ""),
     ],
 )

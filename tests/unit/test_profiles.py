@@ -9,7 +9,7 @@ import pytest
 from fsm_runner.cli.profiles import list_profiles
 from fsm_runner.config.budgets import Budget, ChildLimits, UsageLimits
 from fsm_runner.config.paths import HOME_VARIABLE
-from fsm_runner.config.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths
+from fsm_runner.config.profiles import PROCEDURAL_COMMAND, load_profile, profile_paths, runner_agent
 from fsm_runner.errors import UsageError
 from fsm_runner.process.limits.limits import ResourceLimits
 
@@ -248,6 +248,18 @@ def test_an_unknown_expectation_is_an_error_that_names_file_and_key(home: Path, 
     for path, content in (("profiles/p.json", profile), ("agents/a.json", agent)):
         write(home / path, {**content, **({"expect": ["result", "magic"]} if path == file else {})})
     assert refusal("p") == f"{home / file}: expect: 'magic' is not one of changes, result, data"
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_running", 0), ("max_running", True), ("retry_lost", -1)])
+def test_the_queue_keys_of_an_agent_are_checked(home: Path, key: str, value: Any) -> None:
+    agent = {"name": "a", "command": "run"}
+    write(home / "profiles/p.json", PROFILE | {"agents_dir": "agents"})
+    file = write(home / "agents/a.json", agent | {key: value})
+    assert str(file) in refusal("p")
+    assert f"$.{key}" in refusal("p")
+    write(file, agent | {"max_running": 1, "retry_lost": 0})
+    (loaded,) = load_profile("p").agents
+    assert (runner_agent(loaded).max_running, runner_agent(loaded).retry_lost) == (1, 0)
 
 
 @pytest.mark.parametrize("listed", ["result", [1], {"changes": True}])

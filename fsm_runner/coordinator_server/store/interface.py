@@ -161,6 +161,8 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     runner_id: str | None = None
     agent_name: str | None = None
     tag: str | None = None
+    parent_session_id: str | None = None
+    """Runs that were started or resumed by this session."""
     created_after: str | None = None
     """ISO 8601 in UTC, in the format of `utc_now`."""
 
