@@ -95,7 +95,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     session: NewSession | str
     """The session to create, or the id of the one to resume."""
     parent_session_id: str | None
-    """Of a resumed session: its parent from now on."""
+    """The parent that a resumed session gets."""
     request: JsonObject
     """The fields of the run that never change."""
     demand_class: DemandClass
@@ -231,7 +231,7 @@ class Store(Protocol):
     async def close_runner(self, runner_id: str, reason: str) -> Closed:
         """End the open runs of a runner that has left, and finish its idle sessions.
 
-        A run is queued again if its claim was fenced, it has a retry left (`retry_lost`), nobody stops it, and
+        A run is queued again if its claim was fenced, it has a retry left (`retry_lost`), it is not being stopped, and
         its demands do not name the runner. Otherwise it fails with the reason.
         """
 
