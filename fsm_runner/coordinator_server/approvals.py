@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from fsm_runner.coordinator_server.registry import Registry
-from fsm_runner.coordinator_server.store.approvals import AlreadyDecided
+from fsm_runner.coordinator_server.store.interface import AlreadyDecided
 from fsm_runner.coordinator_server.store.worker import StoreWorker
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.approvals import (

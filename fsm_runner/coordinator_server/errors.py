@@ -51,3 +51,7 @@ class Conflict(RequestError):
 
 class Unavailable(RequestError):
     """The coordinator cannot process the request at present."""
+
+
+class StorageFull(Unavailable):
+    """The database has no space left."""

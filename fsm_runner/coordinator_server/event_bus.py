@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from fsm_runner.coordinator_server.store.database import ChangeEvent
+from fsm_runner.coordinator_server.store.interface import ChangeEvent
 from fsm_runner.protocol.wire import JsonObject
 
 QUEUE_LIMIT_EVENTS = 1000

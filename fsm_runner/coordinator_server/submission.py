@@ -11,7 +11,7 @@ from fsm_runner.coordinator_server.agents import PROMPT_SCHEMA, CatalogAgent
 from fsm_runner.coordinator_server.errors import InvalidRequest, NotFound
 from fsm_runner.coordinator_server.matching import Demands
 from fsm_runner.coordinator_server.scripts import Script
-from fsm_runner.coordinator_server.store.database import new_id
+from fsm_runner.coordinator_server.store.interface import new_id
 from fsm_runner.coordinator_server.store.store import Store
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.json_tree import with_texts

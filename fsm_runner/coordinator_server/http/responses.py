@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from fsm_runner.coordinator_server import errors
 from fsm_runner.coordinator_server.errors import RequestError
-from fsm_runner.coordinator_server.store.database_errors import DiskFull
 from fsm_runner.http_server.responses import error_response, internal_error_response
 
 
@@ -32,7 +31,7 @@ STATUSES: Mapping[type[RequestError], int] = {
     BodyTooLarge: 413,
     errors.InvalidField: 422,
     errors.Unavailable: 503,
-    DiskFull: 507,
+    errors.StorageFull: 507,
 }
 
 

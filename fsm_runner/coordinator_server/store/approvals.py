@@ -10,6 +10,7 @@ import msgspec
 
 from fsm_runner.coordinator_server.errors import Conflict, NotFound
 from fsm_runner.coordinator_server.store.database import Database
+from fsm_runner.coordinator_server.store.interface import AlreadyDecided
 from fsm_runner.coordinator_server.store.runs import RUN_NOT_FOUND
 from fsm_runner.protocol.approvals import NOT_PENDING, Decided, DecisionRequest, ListedApproval, WorkflowState
 from fsm_runner.protocol.statuses import HELD_RUN_STATUSES
@@ -23,19 +24,6 @@ _ROWS = (
 _decode_workflow = msgspec.json.Decoder(WorkflowState).decode
 _decode_request = msgspec.json.Decoder(DecisionRequest).decode
 _decode_decided = msgspec.json.Decoder(Decided).decode
-
-
-class AlreadyDecided(Conflict):
-    """An earlier decision counts, or will."""
-
-    def __init__(self, run_id: str, decision: Decided) -> None:
-        super().__init__(
-            {
-                "error": "already_decided",
-                "message": decision.text(run_id),
-                "decision": msgspec.to_builtins(msgspec.convert(decision, Decided, from_attributes=True)),
-            }
-        )
 
 
 class ApprovalTable:

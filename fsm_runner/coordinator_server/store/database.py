@@ -1,14 +1,12 @@
 """The coordinator's SQLite database: one connection, used from one thread."""
 
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import msgspec
-
 from fsm_runner.coordinator_server.store.database_errors import GONE, DatabaseUnavailable, DiskFull, unavailable
+from fsm_runner.coordinator_server.store.interface import ChangeEvent
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.files import HeldFiles, is_full
@@ -24,7 +22,6 @@ MIGRATIONS = {
 }
 """The statements that turn a database of the version into the next version."""
 CACHED_STATEMENTS = 256
-RANDOM_ID_BYTES = 8
 
 _SCHEMA = """
 CREATE TABLE sessions (
@@ -71,18 +68,6 @@ CREATE TABLE events (
 );
 CREATE INDEX events_in_order ON events (session_id, timestamp, seq);
 """
-
-
-class ChangeEvent(msgspec.Struct, frozen=True):
-    """A change for the event streams."""
-
-    type: str
-    data: JsonObject
-    """Always with `session_id`."""
-
-
-def new_id(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_hex(RANDOM_ID_BYTES)}"
 
 
 class Database:

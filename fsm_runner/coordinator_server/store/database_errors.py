@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from fsm_runner.coordinator_server.errors import Unavailable
+from fsm_runner.coordinator_server.errors import StorageFull, Unavailable
 from fsm_runner.util.files import is_full
 
 _REASONS = {
@@ -29,7 +29,7 @@ class DatabaseUnavailable(Unavailable):
         super().__init__(f"the database {file} cannot be used: {reason}")
 
 
-class DiskFull(DatabaseUnavailable):
+class DiskFull(DatabaseUnavailable, StorageFull):
     def __init__(self, file: Path | None) -> None:
         super().__init__(file, "its disk is full: free some space")
 

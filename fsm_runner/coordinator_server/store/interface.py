@@ -4,6 +4,7 @@ Each method of `Store` is one transaction. After a transaction, the store publis
 Any number of coordinators could share a store: what only one process needs is not part of it.
 """
 
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -17,6 +18,11 @@ from fsm_runner.protocol.wire import JsonObject
 
 LIST_LIMIT = 1_000
 """The most entries of a page, and of a list that is not paged."""
+RANDOM_ID_BYTES = 8
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(RANDOM_ID_BYTES)}"
 
 
 class ChangeEvent(msgspec.Struct, frozen=True):
@@ -46,6 +52,19 @@ class RegistrationSuperseded(Conflict):
     def __init__(self, runner_id: str) -> None:
         message = f"Another process has registered as {runner_id} since: end all executors, and report nothing more"
         super().__init__({"error": "registration_superseded", "runner_id": runner_id, "message": message})
+
+
+class AlreadyDecided(Conflict):
+    """An earlier decision about an approval counts, or will."""
+
+    def __init__(self, run_id: str, decision: Decided) -> None:
+        super().__init__(
+            {
+                "error": "already_decided",
+                "message": decision.text(run_id),
+                "decision": msgspec.to_builtins(msgspec.convert(decision, Decided, from_attributes=True)),
+            }
+        )
 
 
 class DemandClass(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +147,8 @@ class ClaimedRun(msgspec.Struct, frozen=True, kw_only=True):
     """As a poll returns it."""
     run_id: str
     class_id: int
+    has_more: bool = True
+    """Whether another run of the class can be claimed now. True also if the store does not know."""
 
 
 class StopResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +266,12 @@ class Store(Protocol):
 
         Raises `Conflict` if the session exists or the key belongs to another request, and `NotFound` if the session
         to resume does not exist.
+        """
+
+    async def repeated_run(self, idempotency_key: str, digest: bytes) -> CreatedRun | None:
+        """Return the run of an earlier request with this key; None if there is none. Raises `Conflict` as `create_run`.
+
+        Its agent may be unknown by now, so this is asked before the agent is looked up.
         """
 
     async def claim(

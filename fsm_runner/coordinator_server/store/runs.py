@@ -7,7 +7,8 @@ import msgspec
 
 from fsm_runner.coordinator_server.errors import NotFound
 from fsm_runner.coordinator_server.matching import Capabilities, Demands, meets
-from fsm_runner.coordinator_server.store.database import Database, new_id
+from fsm_runner.coordinator_server.store.database import Database
+from fsm_runner.coordinator_server.store.interface import new_id
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.statuses import HELD_RUN_STATUSES, TERMINAL_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject

@@ -8,8 +8,9 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from loguru import logger
 
-from fsm_runner.coordinator_server.store.database import ChangeEvent, Database
+from fsm_runner.coordinator_server.store.database import Database
 from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
+from fsm_runner.coordinator_server.store.interface import ChangeEvent
 from fsm_runner.coordinator_server.store.store import Store
 
 P = ParamSpec("P")
