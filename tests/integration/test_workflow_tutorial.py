@@ -65,8 +65,7 @@ async def test_the_tutorial(tmp_path: Path, variables: dict[str, str]) -> None:
 
 
 def _write(folder: Path, text: str) -> None:
-    """Write a block whose first line is a comment with the name of its file."""
-    found = re.match(r"# (\S+?)(, at the end)?\n", text)
+    """Write a block whose first line is a comment with the name of its file, exactly as the reader copies it."""
+    found = re.match(r"# (\S+)\n", text)
     assert found is not None
-    path = folder / found[1]
-    path.write_text(f"{path.read_text()}\n{text}" if found[2] else text)
+    (folder / found[1]).write_text(text)
