@@ -38,7 +38,10 @@ def value_is_no_option_and_no_script(context: Context) -> Iterator[Problem]:
 
 def _dangerous(danger: Danger, place: Path, *, has_input: bool) -> Iterator[Problem]:
     program = quoted(danger.program)
-    if danger.argument is not None:
+    if danger.argument is not None and danger.variable is not None:
+        remedy = f"programs execute what {danger.variable} names; write a literal text, or use another variable"
+        yield Problem((*place, "run", danger.argument), f"{program} could execute the value: {remedy}")
+    elif danger.argument is not None:
         remedy = _PROGRAM_FIRST if danger.is_wrapper else _SCRIPT_FIRST
         if danger.program in CODE_TAKERS:
             remedy = "pass it through `stdin` of a command that does not execute it, or to a script of your own"

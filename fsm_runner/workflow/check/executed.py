@@ -3,6 +3,7 @@
 It knows the programs below and no others. Behind a known one, it allows values only where they cannot be code.
 """
 
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
@@ -30,18 +31,35 @@ _ONE_SCRIPT = (SHELLS - {"fish"}) | {"python", "pypy"}
 """Interpreters that take no option behind the script of an option. Others take further scripts."""
 WRAPPERS = {
     **dict.fromkeys(("env", "sudo", "doas", "nice", "ionice", "nohup", "setsid", "stdbuf", "time", "xargs"), 0),
-    **dict.fromkeys(("busybox", "toybox", "unshare", "nsenter", "setpriv", "prlimit", "strace", "exec"), 0),
+    **dict.fromkeys(("busybox", "toybox", "unshare", "nsenter", "setpriv", "prlimit", "strace", "exec", "npx"), 0),
     **dict.fromkeys(("timeout", "flock", "chroot", "taskset", "chrt"), 1),
 }
 """Programs that start a program in their arguments, and the number of own arguments before it."""
-LAUNCHERS = frozenset({"docker", "podman", "kubectl", "uv", "poetry", "npx", "find"})
-"""Programs that may start a program anywhere in their arguments. Only known ones are looked for."""
+LAUNCHERS: dict[str, tuple[frozenset[str], int]] = {
+    **dict.fromkeys(("docker", "podman"), (frozenset({"run", "exec", "create"}), 1)),
+    **dict.fromkeys(("uv", "poetry"), (frozenset({"run"}), 0)),
+    "kubectl": (frozenset({"--"}), 0),
+    "find": (frozenset({"-exec", "-execdir", "-ok", "-okdir"}), 0),
+}
+"""Programs that start a program behind one of these arguments, and the number of arguments between the two.
+
+A value may be before the program, because it may be that of an option.
+"""
 CODE_TAKERS = frozenset(
     {"su", "runuser", "ssh", "parallel", "watch", "script", "sed", "deno", "pwsh", "powershell", "osascript", "expect"}
 )
 """Programs whose arguments are code, or are made a part of it."""
-_EXEC = ("-exec", "-execdir", "-ok", "-okdir")
 _ASSIGNMENT = re.compile(r"\w+=")
+_EXECUTED_VARIABLE = re.compile(
+    r"(?:--[\w-]+=|-\w)?"  # an option that sets it
+    r"((?:LD|DYLD|BASH|LUA|R|JULIA|GUILE)_\w+|(?:PYTHON|PERL|RUBY|PHP|AWK|TCL)\w+|\w*(?:OPT|OPTS|OPTIONS)"
+    r"|\w+_COMMAND|\w*(?:EDITOR|PAGER|SHELL)|ENV|PATH|(?:CLASS|GCONV_|NODE_|F)PATH|ZDOTDIR|(?:XDG_CONFIG_)?HOME|PS4)="
+)
+"""An environment variable that makes programs execute what it names or contains."""
+_INPUT = re.compile(r"(?:-\w+|--[\w-]+=)?(?:-|(?:.*/)?(?:dev/stdin|fd/0))", re.DOTALL)
+_VERSION = re.compile(r"(?:[-._]?\d|:).*", re.DOTALL)
+"""Also the tag of an image."""
+_SUFFIX = re.compile(r"[-._:\d].*", re.DOTALL)
 
 
 class Danger(NamedTuple):
@@ -53,11 +71,17 @@ class Danger(NamedTuple):
     """The index of the first argument whose value could be executed."""
     reads_input: bool
     """Whether it could execute its standard input."""
+    variable: str | None = None
+    """The environment variable that has the value."""
 
 
 def program_name(argument: str) -> str:
-    """Return the name of a program, without its folder and its version: `python` of `/usr/bin/python3.12`."""
-    return PurePath(argument).name.rstrip("0123456789.")
+    """Return the name of a program, without its folder and what follows: `python` of `/usr/bin/python3.12-dbg`.
+
+    A program in a folder of the project only loses its version: `./time-tests` is not `time`.
+    """
+    is_of_project = "/" in argument and not argument.startswith("/")
+    return (_VERSION if is_of_project else _SUFFIX).sub("", PurePath(argument).name, count=1)
 
 
 def prefix_of(argument: str) -> str | None:
@@ -79,22 +103,32 @@ def dangers(run: Sequence[str]) -> Iterator[Danger]:
         name = program_name(run[start])
         started: list[int] = []
         if name in CODE_TAKERS:
-            yield Danger(
-                name, False, _first_value(run, start + 1), name != "sed" and not _has_command(name, run, start)
-            )
+            yield Danger(name, False, _first_value(run, start + 1), _executes_input(name, run, start))
         elif name in _CODE_OPTIONS:
             yield _of_interpreter(name, run, start)
         elif name in WRAPPERS:
-            danger, started = _of_wrapper(name, run, start)
-            yield danger
+            found, started = _of_starter(name, run, start, WRAPPERS[name])
+            yield from found
         elif name in LAUNCHERS:
-            begin = run.index("--") if name == "kubectl" and "--" in run else start
-            started = [*range(begin + 1, len(run))] if name != "kubectl" or "--" in run else []
-            values = [index for index in started if run[index - 1] in _EXEC and prefix_of(run[index]) is not None]
-            if values:
-                yield Danger(name, True, values[0], False)
-        waiting += [index for index in started if index not in seen and prefix_of(run[index]) is None]
+            markers, own_count = LAUNCHERS[name]
+            for marker in (index for index in range(start + 1, len(run)) if run[index] in markers):
+                found, behind = _of_starter(name, run, marker, own_count)
+                yield from found
+                started += behind
+        waiting += [index for index in started if index not in seen]
         seen.update(started)
+
+
+def _executes_input(name: str, run: Sequence[str], start: int) -> bool:
+    """Whether a program whose arguments are code could execute its input, too."""
+    if name == "sed":
+        return any(map(_is_input, run[start + 1 :]))
+    return not _has_command(name, run, start)
+
+
+def _is_input(argument: str) -> bool:
+    """Whether an argument, or an option together with its value, names the standard input."""
+    return _INPUT.fullmatch(posixpath.normpath(argument)) is not None
 
 
 def _has_command(name: str, run: Sequence[str], start: int) -> bool:
@@ -120,11 +154,10 @@ def _of_interpreter(name: str, run: Sequence[str], start: int) -> Danger:
         if prefix_of(argument) is not None:
             is_behind_code = has_code and not may_be_value and not argument.startswith("-")
             return Danger(name, False, None if is_behind_code else index - 1, reads_input or not has_code)
-        if argument == "-":
-            return Danger(name, False, None, True)
-        if argument == "--":
+        reads_input = reads_input or (_is_input(argument) and (expects_code or not has_code))
+        if argument == "--" or (argument == "-" and is_shell):
             may_be_value = False
-        elif not argument.startswith(("-", "+")):
+        elif argument == "-" or not argument.startswith(("-", "+")):
             if expects_code or not may_be_value:
                 has_code = True
                 if not expects_code or name in _ONE_SCRIPT:
@@ -144,28 +177,43 @@ def _of_interpreter(name: str, run: Sequence[str], start: int) -> Danger:
     return Danger(name, False, None, reads_input or not has_code)
 
 
-def _of_wrapper(name: str, run: Sequence[str], start: int) -> tuple[Danger, list[int]]:
+def _of_starter(name: str, run: Sequence[str], start: int, own_count: int) -> tuple[list[Danger], list[int]]:
     """Values may follow the program, which is literal. Return also where a program may be.
 
     A text behind an option may be the value of the option, so it is not certain that it is the program.
+    `start`: where the name of a wrapper is, or the argument of a launcher behind which the program is.
     """
+    found: list[Danger] = []
     candidates: list[int] = []
-    certain, may_be_value, has_options = 0, False, True
+    is_wrapper = reads_input = name in WRAPPERS
+    texts = certain = 0
+    may_be_value, has_options = False, True
     for index, argument in enumerate(run[start + 1 :], start + 1):
-        if _ASSIGNMENT.match(prefix_of(argument) or argument) and name in ("env", "sudo", "doas"):
+        prefix = prefix_of(argument)
+        if prefix and (variable := _EXECUTED_VARIABLE.match(prefix)):
+            found.append(Danger(name, True, index, False, variable[1]))
+        if (not is_wrapper or name in ("env", "sudo", "doas")) and _ASSIGNMENT.match(prefix or argument):
             may_be_value = False
-        elif prefix_of(argument) is not None:
-            return Danger(name, True, index, True), candidates
-        elif has_options and argument.startswith(("-", "+")):
+        elif prefix is not None and (is_wrapper or (own_count == 0 and index == start + 1)):
+            return [*found, Danger(name, True, index, True)], candidates
+        elif has_options and argument.startswith(("-", "+")) and (is_wrapper or argument != "-"):
             has_options, may_be_value = argument != "--", argument != "--" and "=" not in argument
         else:
-            candidates.append(index)
+            if prefix is None and (texts >= own_count or _is_interpreter(argument)):
+                candidates.append(index)
+            texts += 1
             certain += not may_be_value
             may_be_value = False
-            if certain > WRAPPERS[name]:
-                is_known = name == "xargs" and any(_is_known(run[it]) for it in candidates)
-                return Danger(name, True, None, is_known), candidates
-    return Danger(name, True, None, True), candidates
+            if certain > own_count:
+                reads_input = name == "xargs" and any(_is_known(run[it]) for it in candidates)
+                break
+    reads_input = reads_input or (own_count == 0 and any(_is_input(run[it]) for it in candidates))
+    return [*found, Danger(name, True, None, reads_input)], candidates
+
+
+def _is_interpreter(image: str) -> bool:
+    """Whether an image, or the file of a program, has the name of an interpreter, with or without a version."""
+    return _VERSION.sub("", PurePath(image).name, count=1) in _CODE_OPTIONS
 
 
 def _is_known(argument: str) -> bool:
