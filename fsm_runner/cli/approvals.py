@@ -38,12 +38,15 @@ Answers = Mapping[Path, RunnerApprovals | FsmRunnerError]
 def list_approvals(state_dir: Path, url: str | None, run_id: str | None = None, *, as_json: bool) -> int:
     """Print the pending approvals of the runners on this machine, and of the coordinator if one is configured.
 
-    With `run_id`, print the whole question of that run. Return exit code 1 if a runner or the coordinator does not
-    answer. Raises `UsageError` if the run waits for no approval.
+    With `run_id`, print the whole question of that run. Say so if no runner runs and no coordinator has approvals.
+    Return exit code 1 if a runner or the coordinator does not answer. Raises `UsageError` if the run waits for no
+    approval.
     """
-    found, faults = event_loop.run(_all_approvals(state_dir, url))
+    found, faults, has_source = event_loop.run(_all_approvals(state_dir, url))
     for fault in faults:
         say(f"error: {fault}")
+    if not has_source:
+        say(f"no runner is at work with a journal in {state_dir}, and no `fsm-runner run` of this user")
     if run_id is not None:
         found = [each for each in found if each.run_id == run_id]
         if not found and not faults:
@@ -77,10 +80,12 @@ def decide(state_dir: Path, url: str | None, run_id: str, *, approved: bool, com
         say("the coordinator hands the decision to the runner, which has not confirmed it yet")
 
 
-async def _all_approvals(state_dir: Path, url: str | None) -> tuple[list[ListedApproval], list[FsmRunnerError]]:
+async def _all_approvals(state_dir: Path, url: str | None) -> tuple[list[ListedApproval], list[FsmRunnerError], bool]:
+    """Return the pending approvals, what failed, and whether a runner or a coordinator has been found."""
     answers = await _ask_runners(state_dir)
     faults = [answer for answer in answers.values() if isinstance(answer, FsmRunnerError)]
     approvals: list[ListedApproval] = []
+    has_source = bool(answers)
     for answer in answers.values():
         approvals += answer.approvals if isinstance(answer, RunnerApprovals) else []
     if _has_coordinator(url):
@@ -88,10 +93,11 @@ async def _all_approvals(state_dir: Path, url: str | None) -> tuple[list[ListedA
         try:
             async with coordinator_api(url) as api:
                 approvals += [each for each in await api.approvals() if each.run_id not in known]
+            has_source = True
         except CoordinatorError as fault:
             if not _offers_none(fault, has_runners=bool(answers)):
                 faults.append(fault)
-    return sorted(approvals, key=lambda each: each.since), faults
+    return sorted(approvals, key=lambda each: each.since), faults, has_source or bool(faults)
 
 
 async def _decide(

@@ -104,8 +104,10 @@ def _ending(visit: VisitRecord) -> str:
         parts = ["open" if visit.due_s is None else f"open until {_due_at(visit.due_s)}"]
     else:
         parts = [visit.ending if visit.target is None else f"{visit.ending} → {visit.target}"]
-    if (by := _fields(visit.value).get("by")) is not None:
-        parts.append(f"by {by} at {shown_time(visit.ended_at or '')}")
+    fields = _fields(visit.value)
+    if (by := fields.get("by")) is not None:
+        decided_at = fields.get("at") or shown_time(visit.ended_at or "")  # the end: an earlier version wrote no time
+        parts.append(f"by {by} at {decided_at}")
     if visit.interruptions > 0:
         parts.append("interrupted" if visit.interruptions == 1 else f"interrupted {visit.interruptions} times")
     return excerpt(", ".join(parts), 2 * VALUE_CHARS)

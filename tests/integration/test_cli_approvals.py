@@ -109,6 +109,7 @@ async def test_approvals_are_listed_and_decided_once_but_not_by_an_agent(
         assert row.split()[:3] == [run_id, "ask-first", "ask"]
         assert r"Say hello? \x1b[31mReally?" in row
         assert "\x1b" not in table.stdout
+        assert "no runner" not in table.stderr
 
         decider_id = await programs.submit("decide", run=run_id, state=str(tmp_path / "state"))
         assert OWN_REQUEST in str((await programs.end(decider_id)).error)
@@ -130,7 +131,10 @@ async def test_approvals_are_listed_and_decided_once_but_not_by_an_agent(
         assert (await programs.end(denied_id)).error == f"denied by {user}: no"
         late = await programs.approve(denied_id)
         assert late.code == EXIT_FAILED
-        assert f"already denied by {user}" in late.stderr
+        found = re.search(rf"already denied by {user} at (\S+Z)", late.stderr)
+        assert found is not None
+        history = await programs.does("history", denied_id, "--state-dir", str(tmp_path / "state"))
+        assert f"by {user} at {found[1]}" in history.stdout  # the one time of the decision
 
         unknown = await programs.approve("run_0", "-c", programs.url)
         assert (unknown.code, "waits for an approval of run_0" in unknown.stderr) == (EXIT_USAGE, True)
@@ -140,7 +144,9 @@ async def test_approvals_are_listed_and_decided_once_but_not_by_an_agent(
 
 async def test_without_a_runner_there_is_nothing_to_decide(tmp_path: Path) -> None:
     programs = Programs(tmp_path, "")
-    assert (await programs.approvals()).stdout == "RUN  WORKFLOW  STATE  QUESTION  SINCE  DEADLINE\n"
+    listed = await programs.approvals()
+    assert listed.stdout == "RUN  WORKFLOW  STATE  QUESTION  SINCE  DEADLINE\n"
+    assert f"no runner is at work with a journal in {tmp_path / 'state'}" in listed.stderr
     answer = await programs.approve("run_1")
     assert answer.code == EXIT_USAGE
     assert "waits for an approval of run_1" in answer.stderr

@@ -54,7 +54,8 @@ async def live(folder: Path, *, workflow: WorkflowRecord = WORKFLOW) -> None:
     journal.record_visit_interrupted("run_1", 3, 1)
     journal.record_visit_end("run_1", 3, "done", "ask", "work", value_of(result="another"), None)
     journal.record_visit("run_1", 4, "ask", 1_800_000_000.0)
-    journal.record_visit_end("run_1", 4, "denied", "pause", "decision", value_of(by="anna", comment="not yet"), None)
+    decision = value_of(by="anna", comment="not yet", at="2026-01-01T00:04:09.995123Z")
+    journal.record_visit_end("run_1", 4, "denied", "pause", "decision", decision, None)
     journal.record_visit("run_1", 5, "pause", 1_800_000_000.0)
     await journal.aclose()
 
@@ -96,8 +97,8 @@ async def test_the_visits_are_a_table_below_the_states_of_the_run(tmp_path: Path
     assert second.endswith("exit code 1")
     assert "write (2)" in third
     assert "done → ask, interrupted " in third
-    assert "denied → pause, by anna at 2026-01-01T00:04:10.000Z" in fourth
-    assert fourth.endswith('{"by":"anna","comment":"not yet"}')
+    assert "denied → pause, by anna at 2026-01-01T00:04:09.995123Z" in fourth
+    assert fourth.endswith('{"by":"anna","comment":"not yet","at":"2026-01-01T00:04:09.995123Z"}')
     assert "open until 2027-01-15T08:00:00Z" in last
     assert " so far" in last
     assert lines.index(title) > next(at for at, line in enumerate(lines) if " executing " in line)

@@ -22,7 +22,7 @@ ENDINGS = {
     "turn": {"done": {"result"}, "error": {"result"}, "timeout": set[str]()},
     "command": {ending: {"exit_code", "stdout", "stderr"} for ending in ("done", "error", "timeout")},
     "agent": {"done": {"result", "session_id"}, "error": {"result", "session_id"}, "timeout": set[str]()},
-    "approval": {ending: {"by", "comment"} for ending in ("done", "denied", "error")},
+    "approval": {ending: {"by", "comment", "at"} for ending in ("done", "denied", "error")},
 }
 CONFIGURATIONS_LIMIT = 60_000
 

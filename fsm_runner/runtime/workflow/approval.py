@@ -116,7 +116,7 @@ class ApprovalStep:
 def _ended(decision: Decided | None) -> Ended:
     if decision is None:
         raise RuntimeError("the approval has no decision")
-    value = {"by": decision.by, "comment": decision.comment}
+    value = {"by": decision.by, "comment": decision.comment, "at": decision.at}
     if decision.approved:
         return Ended("done", {"ok": True, "error": "", **value})
     if decision.by == DEADLINE:

@@ -33,7 +33,7 @@ def fields_of(state: State, data: ValueType = ANY, element: ValueType = ANY) -> 
                 item["data"] = msgspec.structs.replace(data, is_optional=True)
             fields |= {"items": ValueType(Kind.LIST, element=ValueType(Kind.OBJECT, item)), "failed": INTEGER}
         case Approval():
-            fields |= {"by": TEXT, "comment": TEXT}
+            fields |= {"by": TEXT, "comment": TEXT, "at": TEXT}
     if has_data(state):
         fields["data"] = data
     return fields
@@ -54,7 +54,7 @@ def assigned(state: State, ending: str) -> frozenset[str]:
         case Agent(each=str() | list()) if ending in ("done", "error"):
             fields |= {"items", "failed"}
         case Approval():
-            fields |= {"by", "comment"}
+            fields |= {"by", "comment", "at"}
     if ending == "done" and has_data(state):
         fields.add("data")
     return frozenset(fields)

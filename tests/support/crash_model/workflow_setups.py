@@ -83,12 +83,16 @@ def workflow_of(text: str) -> LoadedWorkflow:
 
 
 class Visit(NamedTuple):
-    """A visit as the journal has it."""
+    """A visit as the journal has it, but for the time of a decision, which an interruption delays."""
 
     state: str
     ending: str | None
     target: str | None
     value: dict[str, Any] | None
+
+
+def _without_time(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: field for name, field in value.items() if name != "at"}
 
 
 def visits_of(result: SimulationResult) -> list[Visit]:
@@ -97,7 +101,7 @@ def visits_of(result: SimulationResult) -> list[Visit]:
         if hasattr(WorkflowReplay, call.method):
             getattr(replay, call.method)(*call.arguments)
     return [
-        Visit(it.state, it.ending, it.target, None if it.value is None else decode_json(it.value))
+        Visit(it.state, it.ending, it.target, None if it.value is None else _without_time(decode_json(it.value)))
         for _, it in sorted(replay.visits.get(RUN, {}).items())
     ]
 
