@@ -372,6 +372,7 @@ def test_no_program_executes_a_value_among_its_arguments(folder: Path, run: list
         ["node", "-r", "/dev/stdin", "tool.js"],
         ["awk", "-f", "-"],
         ["awk", "-f-", "file"],
+        ["awk", "-f", "tool.awk", "-f-"],
         ["gawk", "--file=/dev/stdin"],
         ["sed", "-f", "-"],
         ["sed", "-nf/dev/stdin", "file"],

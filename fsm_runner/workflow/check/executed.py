@@ -154,7 +154,8 @@ def _of_interpreter(name: str, run: Sequence[str], start: int) -> Danger:
         if prefix_of(argument) is not None:
             is_behind_code = has_code and not may_be_value and not argument.startswith("-")
             return Danger(name, False, None if is_behind_code else index - 1, reads_input or not has_code)
-        reads_input = reads_input or (_is_input(argument) and (expects_code or not has_code))
+        is_data = has_code and not expects_code and (argument == "-" or not argument.startswith("-"))
+        reads_input = reads_input or (_is_input(argument) and not is_data)
         if argument == "--" or (argument == "-" and is_shell):
             may_be_value = False
         elif argument == "-" or not argument.startswith(("-", "+")):
