@@ -3,7 +3,7 @@
 `client.py` and `reporting/sender.py` retry them. Contract: protocol.md, section 1.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, TypeVar
 
@@ -12,8 +12,9 @@ import msgspec
 
 from fsm_runner.coordinator_client import policy
 from fsm_runner.coordinator_client.errors import Refused, Unreachable
+from fsm_runner.coordinator_client.fencing import Fencing
 from fsm_runner.coordinator_client.response import ApiResponse
-from fsm_runner.coordinator_client.transport import Transport
+from fsm_runner.coordinator_client.transport import NO_HEADERS, Transport
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.approvals import (
     ApprovalAnswer,
@@ -97,6 +98,7 @@ class CoordinatorApi:
         """Raises `UsageError` if the URL, or a proxy or certificate variable, is invalid."""
         self._transport = Transport(url, auth, connections)
         self.url = self._transport.url
+        self.fencing = Fencing()
 
     async def __aenter__(self) -> "CoordinatorApi":
         return self
@@ -113,22 +115,52 @@ class CoordinatorApi:
     async def register(self, registration: wire.Registration) -> wire.Registered:
         """Raises `DuplicateRunner` or `AgentNameCollision` for a 409."""
         body = encode_json(registration)
-        return (await self._transport.call("POST", "/runner/register", body, control=True)).decoded(wire.Registered)
+
+        async def send(headers: Mapping[str, str]) -> wire.Registered:
+            call = self._transport.call("POST", "/runner/register", body, headers=headers, control=True)
+            return (await call).decoded(wire.Registered)
+
+        return await self.fencing.register(send)
 
     async def poll(self, runner_id: str, hold_s: float) -> Polled:
         """Poll once, and wait for the time that the coordinator holds the poll plus a margin."""
         path = f"/runner/runs?runner_id={path_segment(runner_id)}"
-        response = await self._transport.call("GET", path, timeout_s=hold_s + policy.POLL_MARGIN_S, control=True)
+        timeout_s = hold_s + policy.POLL_MARGIN_S
+        response = await self.fencing.call(
+            lambda headers: self._transport.call("GET", path, headers=headers, timeout_s=timeout_s, control=True)
+        )
         return Polled() if response.status == httpx.codes.NO_CONTENT else _polled(response)
 
     async def heartbeat(self, runner_id: str) -> None:
-        body = encode_json(wire.RunnerRef(runner_id))
-        call = self._transport.call("POST", "/runner/heartbeat", body, timeout_s=policy.CONTROL_TIMEOUT_S, control=True)
-        (await call).decoded(dict[str, Any])
+        path, body, timeout_s = "/runner/heartbeat", encode_json(wire.RunnerRef(runner_id)), policy.CONTROL_TIMEOUT_S
+        response = await self.fencing.call(
+            lambda headers: self._transport.call("POST", path, body, headers=headers, timeout_s=timeout_s, control=True)
+        )
+        response.decoded(dict[str, Any])
 
-    async def deliver(self, path: str, body: bytes | None = None, method: str = "POST") -> ApiResponse:
+    async def deliver(
+        self,
+        path: str,
+        body: bytes,
+        method: str = "POST",
+        *,
+        run_id: str | None = None,
+        registration: int | None = None,
+    ) -> ApiResponse:
+        """Deliver a message of the runner. Raises `RunReassigned` if its run is not this runner's any more.
+
+        `run_id`: the run on whose behalf it writes to a session. `registration`: that of the runner when it wrote the
+        message, which counts until this process has registered.
+        """
+        return await self.fencing.call(
+            lambda headers: self._acknowledged(method, path, body, headers), run_id=run_id, earlier=registration
+        )
+
+    async def _acknowledged(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] = NO_HEADERS
+    ) -> ApiResponse:
         """Make a call that the coordinator acknowledges with a JSON object; a proxy's page with status 200 is none."""
-        response = await self._transport.call(method, path, body)
+        response = await self._transport.call(method, path, body, headers=headers)
         response.decoded(dict[str, Any])
         return response
 
@@ -142,7 +174,8 @@ class CoordinatorApi:
         return self._transport.open(method, path, headers, content)
 
     async def deregister(self, runner_id: str) -> None:
-        await self._transport.call("DELETE", f"/runners/{path_segment(runner_id)}?self=true", control=True)
+        path = f"/runners/{path_segment(runner_id)}?self=true"
+        await self.fencing.call(lambda headers: self._transport.call("DELETE", path, headers=headers, control=True))
 
     async def script_archive(self, name: str) -> bytes:
         """Return the gzip tar of a script. Raises `Refused` with status 404 if there is none."""
@@ -187,11 +220,13 @@ class CoordinatorApi:
 
     async def held(self, runner_id: str, status: RunStatus) -> list[wire.Run | UnreadableRun]:
         """Return the runs of this status that this runner holds, according to the coordinator."""
-        listed = await self._look_up(f"/runs?status={status}", wire.RawRuns)
+        # Another coordinator may ignore the second filter.
+        path = f"/runs?status={status}&runner_id={path_segment(runner_id)}"
+        listed = await self._look_up(path, wire.RawRuns)
         return [run for raw in listed.runs if (run := _run_of(runner_id, raw)) is not None]
 
     async def stop_run(self, run_id: str) -> None:
-        await self.deliver(f"/runs/{path_segment(run_id)}/stop")
+        await self._acknowledged("POST", f"/runs/{path_segment(run_id)}/stop")
 
     async def approvals(self) -> list[ListedApproval]:
         """Return the approvals for which workflows wait. Raises `Refused` with status 404 if it offers none."""
@@ -221,10 +256,10 @@ class CoordinatorApi:
 
     async def delete_session(self, session_id: str) -> None:
         """Raises `Refused` with status 409 while the session is running or idle."""
-        await self.deliver(f"/sessions/{path_segment(session_id)}", method="DELETE")
+        await self._acknowledged("DELETE", f"/sessions/{path_segment(session_id)}")
 
     async def stop_session(self, session_id: str) -> None:
-        await self.deliver(f"/sessions/{path_segment(session_id)}/stop")
+        await self._acknowledged("POST", f"/sessions/{path_segment(session_id)}/stop")
 
     async def runners(self) -> list[wire.ListedRunner]:
         return (await self._get("/runners", wire.RunnerList)).runners

@@ -59,3 +59,16 @@ class DuplicateRunner(RegistrationConflict):
 
 class AgentNameCollision(RegistrationConflict):
     """The coordinator, or another runner, has an agent of this name."""
+
+
+class RunReassigned(Refused):
+    """A 409: the run of a message waits for a runner again, or another runner has it (section 1.1, "Fencing")."""
+
+    def __init__(self, message: str, attempt: int) -> None:
+        """`attempt`: the one for which the run waits, or that the other runner has."""
+        super().__init__(message, 409)
+        self.attempt = attempt
+
+
+class RegistrationSuperseded(Refused):
+    """A 409: another process has registered under this runner's identity since (section 1.1, "Fencing")."""

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 
@@ -93,7 +93,9 @@ class ClientFactory:
             # httpx limits the time of each read. A slow response of many reads needs a limit for all.
             async with asyncio.timeout(timeout_s), self() as http:
                 timeouts = httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)
-                response = await exchange(http, method, self._url, content, timeouts=timeouts, limit_bytes=limit_bytes)
+                response = await exchange(
+                    http, method, self._url, content, {}, timeouts=timeouts, limit_bytes=limit_bytes
+                )
         except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as error:
             raise Unreachable(f"{method} {self._url}: {self.failure_text(error)}") from error
         self.was_answered = True
@@ -106,15 +108,24 @@ class ClientFactory:
 
 
 async def exchange(
-    http: httpx.AsyncClient, method: str, url: str, content: bytes | None, *, timeouts: httpx.Timeout, limit_bytes: int
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    content: bytes | None,
+    headers: Mapping[str, str],
+    *,
+    timeouts: httpx.Timeout,
+    limit_bytes: int,
 ) -> ApiResponse:
     """Send a request, follow redirects, and read the response.
 
     Raises `Unreachable` if it is too large or redirected too often, and what httpx raises.
     """
     call = f"{method} {url}"
-    headers = [] if content is None else [(b"content-type", b"application/json")]
-    response = await send(http, method, url, content, headers, timeouts)
+    sent = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    if content is not None:
+        sent.append((b"content-type", b"application/json"))
+    response = await send(http, method, url, content, sent, timeouts)
     try:
         body = bytearray()
         async for chunk in chunks_of(response):

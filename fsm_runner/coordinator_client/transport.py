@@ -1,7 +1,7 @@
 """One HTTP call to the coordinator: a response of limited size, or one of the errors of `errors.py`."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
@@ -15,7 +15,8 @@ from fsm_runner.coordinator_client.errors import (
     NotAuthenticated,
     NotRegistered,
     Refused,
-    RegistrationConflict,
+    RegistrationSuperseded,
+    RunReassigned,
     Unreachable,
 )
 from fsm_runner.coordinator_client.hints import login_hint, page_hint, proxy_hint
@@ -30,6 +31,8 @@ from fsm_runner.protocol.error_bodies import ErrorDetail, detail_of, has_detail
 from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.urls import http_url
 from fsm_runner.util.text import excerpt
+
+NO_HEADERS: Mapping[str, str] = {}
 
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
 """Final also if they come from a proxy, which has limits and pages of its own."""
@@ -82,6 +85,7 @@ class Transport:
         path: str,
         content: bytes | None = None,
         *,
+        headers: Mapping[str, str] = NO_HEADERS,
         timeout_s: float = policy.RESPONSE_TIMEOUT_S,
         control: bool = False,
     ) -> ApiResponse:
@@ -96,7 +100,7 @@ class Transport:
                 timeouts = httpx.Timeout(timeout_s, connect=policy.CONNECT_TIMEOUT_S, pool=None)
                 url = self.url + path
                 response = await exchange(
-                    http, method, url, content, timeouts=timeouts, limit_bytes=policy.RESPONSE_LIMIT_BYTES
+                    http, method, url, content, headers, timeouts=timeouts, limit_bytes=policy.RESPONSE_LIMIT_BYTES
                 )
         except (*READ_ERRORS, httpx.InvalidURL, TimeoutError) as error:
             raise self._error_from(method, path, error) from error
@@ -128,7 +132,7 @@ class Transport:
             return NotAuthenticated(message + hint, status, response.body)
         if status == httpx.codes.FORBIDDEN:
             return NotAuthenticated(message + proxy_hint(status, proxy), status, response.body)
-        if status == httpx.codes.CONFLICT and (conflict := _registration_conflict(response)) is not None:
+        if status == httpx.codes.CONFLICT and (conflict := _conflict(response)) is not None:
             return conflict
         is_final = httpx.codes.is_client_error(status) and status not in TRANSIENT_HTTP_STATUSES
         if status in TOO_LARGE_STATUSES or (is_final and has_detail(response.body)):
@@ -151,11 +155,17 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _registration_conflict(response: ApiResponse) -> RegistrationConflict | None:
+def _conflict(response: ApiResponse) -> Refused | None:
+    """Return the error of a 409 about a registration or a run; None if it is another one."""
     match detail_of(response.body):
         case ErrorDetail(error="duplicate_runner") as detail:
             return DuplicateRunner(excerpt(detail.message) or "a runner with the same identity is online", detail)
         case ErrorDetail(error="agent_name_collision") as detail:
             message = detail.message or f"agent {detail.agent_name} belongs to another runner"
             return AgentNameCollision(excerpt(message), detail)
+        case ErrorDetail(error="run_reassigned") as detail:
+            return RunReassigned(excerpt(detail.message) or "the coordinator has given the run away", detail.attempt)
+        case ErrorDetail(error="registration_superseded") as detail:
+            message = detail.message or "another process has registered under the identity of this runner"
+            return RegistrationSuperseded(excerpt(message), response.status, response.body)
     return None

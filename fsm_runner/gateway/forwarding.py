@@ -14,6 +14,7 @@ from loguru import logger
 from starlette.responses import Response
 
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
+from fsm_runner.coordinator_client.fencing import REGISTRATION_HEADER, RUN_HEADER
 from fsm_runner.coordinator_client.policy import RESPONSE_LIMIT_BYTES
 from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, SUPPORTED_ENCODINGS, chunks_of, encoding_of
 from fsm_runner.gateway.errors import GatewayError, ResponseInterrupted, coordinator_unreachable
@@ -39,6 +40,8 @@ MISLEADING = frozenset(
 )
 """Headers by which some servers change a request's method, path or client."""
 MISLEADING_PREFIX = b"x-forwarded-"
+OF_THE_RUNNER = frozenset({REGISTRATION_HEADER.lower().encode(), RUN_HEADER.lower().encode()})
+"""Headers by which a coordinator recognizes calls of the runner. An executor makes calls of its own."""
 OF_THE_COORDINATORS_ADDRESS = frozenset(
     {b"set-cookie", b"set-cookie2", b"location", b"www-authenticate", b"alt-svc", b"refresh"}
 )
@@ -94,7 +97,7 @@ async def submit(request: GatewayRequest, body: bytes, on_accepted: Callable[[by
 def to_coordinator(headers: RawHeaders, *, without: frozenset[bytes] = frozenset()) -> list[tuple[str, str]]:
     """Return the request headers to forward, also without those that the caller names."""
     headers = list(headers)
-    dropped = _hop_by_hop(headers) | OF_THIS_REQUEST | CREDENTIALS | MISLEADING | without
+    dropped = _hop_by_hop(headers) | OF_THIS_REQUEST | CREDENTIALS | MISLEADING | OF_THE_RUNNER | without
     forwarded = [
         (name.decode("ascii"), value.decode("latin-1"))
         for name, value in headers

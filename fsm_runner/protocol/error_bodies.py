@@ -35,7 +35,7 @@ class ErrorDetail(msgspec.Struct, frozen=True):
     """A `detail` that is an object. Which fields it has depends on `error`."""
 
     error: str = ""
-    """A code such as `parameter_validation_failed`, `duplicate_runner` or `agent_name_collision`."""
+    """A code such as `parameter_validation_failed`, `duplicate_runner` or `run_reassigned`."""
     message: str = ""
     validation_errors: list[ParameterError] | None = None
     parameters_schema: JsonObject | None = None
@@ -44,6 +44,8 @@ class ErrorDetail(msgspec.Struct, frozen=True):
     agent_name: str | None = None
     existing_runner_id: str | None = None
     """The runner that owns the agent of this name; None: the coordinator itself (`agent_name_collision`)."""
+    attempt: int = 1
+    """The attempt for which the run waits, or that another runner has (`run_reassigned`)."""
 
 
 class _Body(msgspec.Struct, frozen=True):

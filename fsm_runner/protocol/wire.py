@@ -105,6 +105,9 @@ class Registered(_Message, frozen=True, kw_only=True):
     poll_timeout_seconds: float = 30.0
     """How long the coordinator holds a poll."""
     heartbeat_interval_seconds: float = 60.0
+    registration: int | None = None
+    """The number of this registration, which fences the runner's calls (section 1.1). A deployed coordinator sends
+    none."""
 
 
 class Run(_Message, frozen=True, kw_only=True):
@@ -313,6 +316,10 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     """One of `RunStatus`."""
     error: str | None = None
+    runner_id: str | None = None
+    """The runner that holds or held it; None: it waits for one."""
+    attempt: int = 1
+    """As in `Run`."""
 
 
 class AgentOffer(_Message, frozen=True, kw_only=True):
