@@ -29,6 +29,11 @@ from fsm_runner.protocol.urls import path_segment
 from fsm_runner.util.text import excerpt
 
 Form = TypeVar("Form")
+Listed = TypeVar("Listed", wire.RunList, wire.RawRuns, wire.SessionList)
+
+PAGE_LIMIT = 1_000
+"""The entries of a page: the most that the embedded coordinator returns at a time."""
+
 _Names = Annotated[tuple[str, ...], msgspec.Meta(max_length=policy.POLL_NAMES_LIMIT)]
 _Decisions = Annotated[tuple[msgspec.Raw, ...], msgspec.Meta(max_length=policy.POLL_NAMES_LIMIT)]
 
@@ -201,14 +206,21 @@ class CoordinatorApi:
         return await self._get(f"/runs/{path_segment(run_id)}", wire.Run)
 
     async def runs(self, status: str | None = None) -> list[wire.Run]:
-        query = "" if status is None else f"?status={path_segment(status)}"
-        return (await self._get(f"/runs{query}", wire.RunList)).runs
+        """Return all runs, the oldest first."""
+        query = {} if status is None else {"status": status}
+        return oldest_first([run async for page in self.run_pages(query) for run in page])
+
+    async def run_pages(self, query: Mapping[str, str]) -> AsyncIterator[list[wire.Run]]:
+        """Yield pages of `GET /runs`: the newest run first, or one page in any order. `query` may have no effect."""
+        async for page in self._pages("/runs", query, wire.RunList):
+            yield page.runs
 
     async def children(self, session_id: str) -> list[wire.Run]:
-        """Return the valid runs that were started or resumed by this session."""
-        listed = await self._get("/runs", wire.RawRuns)
-        runs = (_valid(raw, wire.Run) for raw in listed.runs)
-        return [run for run in runs if run is not None and run.parent_session_id == session_id]
+        """Return the valid runs that were started or resumed by this session, the oldest first."""
+        query = {"parent_session_id": session_id}
+        listed = [raw async for page in self._pages("/runs", query, wire.RawRuns) for raw in page.runs]
+        runs = (_valid(raw, wire.Run) for raw in listed)
+        return oldest_first([run for run in runs if run is not None and run.parent_session_id == session_id])
 
     async def run_state(self, run_id: str) -> wire.RunState:
         return await self._get(f"/runs/{path_segment(run_id)}", wire.RunState)
@@ -237,8 +249,14 @@ class CoordinatorApi:
         response = await self._transport.call("POST", f"/runs/{path_segment(run_id)}/approval", encode_json(answer))
         return response.decoded(DecisionResponse)
 
-    async def sessions(self) -> list[wire.ListedSession]:
-        return (await self._get("/sessions", wire.SessionList)).sessions
+    async def sessions(self) -> wire.SessionList:
+        """Return the sessions, or the newest ones if there are many."""
+        return await self._get("/sessions", wire.SessionList)
+
+    async def session_pages(self) -> AsyncIterator[list[wire.ListedSession]]:
+        """Yield all sessions. Those of a page may be deleted before the next page is fetched."""
+        async for page in self._pages("/sessions", {}, wire.SessionList):
+            yield page.sessions
 
     async def session_status(self, session_id: str) -> str:
         return (await self._get(f"/sessions/{path_segment(session_id)}/status", wire.SessionStatus)).status
@@ -272,12 +290,30 @@ class CoordinatorApi:
         listed = await self._get(f"/sessions/{path_segment(session_id)}/events", wire.SessionEvents)
         return [event for raw in listed.events if (event := _valid(raw, wire.SessionEvent)) is not None]
 
+    async def _pages(self, path: str, query: Mapping[str, str], form: type[Listed]) -> AsyncIterator[Listed]:
+        """Yield the pages of a list. A coordinator that does not page ignores `limit` and returns everything."""
+        after: str | None = None
+        while True:
+            fields = {**query, "limit": str(PAGE_LIMIT), **({} if after is None else {"after": after})}
+            words = "&".join(f"{name}={path_segment(text)}" for name, text in fields.items())
+            page = await self._get(f"{path}?{words}", form)
+            yield page
+            if page.next in {None, after}:
+                return
+            after = page.next
+
     async def _get(self, path: str, form: type[Form]) -> Form:
         return (await self._transport.call("GET", path)).decoded(form)
 
     async def _look_up(self, path: str, form: type[Form]) -> Form:
         """Make a short call on the connections for control calls."""
         return (await self._transport.call("GET", path, timeout_s=policy.CONTROL_TIMEOUT_S, control=True)).decoded(form)
+
+
+def oldest_first(runs: list[wire.Run]) -> list[wire.Run]:
+    """Return listed runs in the order of a list without pages. In pages, the newest run is the first one."""
+    is_newest_first = bool(runs) and (runs[0].created_at or "") > (runs[-1].created_at or "")
+    return runs[::-1] if is_newest_first else runs
 
 
 def _polled(response: ApiResponse) -> Polled:

@@ -84,13 +84,13 @@ class Toolbox:
 
     async def _list_sessions(self, _: tools.Arguments, __: Caller, ___: ReportProgress) -> JsonObject:
         with as_tool_failures():
-            sessions = await self._api.sessions()
-        listed = first_fitting(
-            [msgspec.structs.asdict(session) for session in sessions], self._limits.object_limit_chars
-        )
-        if len(listed) == len(sessions):
+            found = await self._api.sessions()
+        sessions: list[JsonObject] = [msgspec.structs.asdict(session) for session in found.sessions]
+        listed = first_fitting(sessions, self._limits.object_limit_chars)
+        if len(listed) == len(sessions) and not found.truncated:
             return {"sessions": listed}
-        return {"sessions": listed, "note": f"the first {len(listed):,} of {len(sessions):,} sessions"}
+        total = f"more than {len(sessions):,}" if found.truncated else f"{len(sessions):,}"
+        return {"sessions": listed, "note": f"the first {len(listed):,} of {total} sessions"}
 
     async def _get_status(self, arguments: tools.OneSession, _: Caller, __: ReportProgress) -> JsonObject:
         with as_tool_failures(session_id=arguments.session_id):
@@ -106,15 +106,16 @@ class Toolbox:
         deleted = 0
         skipped: list[str] = []
         try:
-            for session in await self._api.sessions():
-                try:
-                    await self._api.delete_session(session.session_id)
-                    deleted += 1
-                except Refused as refusal:
-                    if refusal.status == httpx.codes.CONFLICT:
-                        skipped.append(session.session_id)
-                    elif refusal.status != httpx.codes.NOT_FOUND:
-                        raise
+            async for page in self._api.session_pages():
+                for session in page:
+                    try:
+                        await self._api.delete_session(session.session_id)
+                        deleted += 1
+                    except Refused as refusal:
+                        if refusal.status == httpx.codes.CONFLICT:
+                            skipped.append(session.session_id)
+                        elif refusal.status != httpx.codes.NOT_FOUND:
+                            raise
         except CoordinatorError as fault:
             raise failure_of(fault, "Not all sessions were deleted; try again later.", deleted=deleted) from fault
         return {"deleted": deleted, "skipped": len(skipped), "skipped_session_ids": skipped[:LISTED_SKIPPED_IDS]}

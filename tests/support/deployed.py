@@ -22,7 +22,10 @@ OTHER_SERVERS = re.compile(r"/oauth/token|/\.well-known/.*")
 GATEWAY_OPERATIONS = {("POST", "/bind"): "bind", ("POST", "/events"): "events", ("PATCH", "/metadata"): "metadata"}
 """The coordinator's path below the session for each request to the gateway."""
 
-IGNORED_QUERIES = {"/runs": {"limit", "after", "parent_session_id", "runner_id"}, "/sessions": {"limit", "after"}}
+IGNORED_QUERIES = {
+    "/runs": {"limit", "after", "parent_session_id", "agent_name", "runner_id", "tag", "created_after"},
+    "/sessions": {"limit", "after"},
+}
 """The fields of queries that a deployed coordinator ignores, and the product does not rely on (docs/queue.md)."""
 
 

@@ -129,8 +129,8 @@ CALLS: dict[str, tuple[Call, str]] = {
         "POST /runs",
     ),
     "run": (lambda api: api.run(".."), "GET /runs/%2E%2E"),
-    "runs": (lambda api: api.runs(), "GET /runs"),
-    "runs of a status": (lambda api: api.runs("a&b"), "GET /runs?status=a%26b"),
+    "runs": (lambda api: api.runs(), "GET /runs?limit=1000"),
+    "runs of a status": (lambda api: api.runs("a&b"), "GET /runs?status=a%26b&limit=1000"),
     "stop_run": (lambda api: api.stop_run("ü"), "POST /runs/%C3%BC/stop"),
     "session_result": (lambda api: api.session_result("%2e"), "GET /sessions/%252e/result"),
 }
