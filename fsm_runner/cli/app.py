@@ -115,17 +115,36 @@ def submit(
     wait: Annotated[
         bool, Option("--wait", "-w", help="Wait for the end and print the result.", show_default=False)
     ] = False,
+    priority: Annotated[
+        str | None, Option("--priority", metavar="N", help="-10 to 10: a step counts as one minute of waiting. [0]")
+    ] = None,
+    not_before: Annotated[
+        str | None,
+        Option("--not-before", metavar="TIME", help="No runner claims the run earlier: a time, or 90s, 15m, 2h, 1d."),
+    ] = None,
+    queue_ttl: Annotated[
+        str | None, Option("--queue-ttl", metavar="DURATION", help="The run fails if no runner claims it in this time.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Option("--idempotency-key", metavar="TEXT", help="The same command with the same key starts nothing again."),
+    ] = None,
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
     """Submit an agent's run, a prompt or a session's next turn to a coordinator.
 
-    Prints the ids as JSON, or with --wait the result: data as JSON, text unchanged.
+    Prints the ids as JSON, or with --wait the result: data as JSON, text unchanged. If the coordinator does not
+    confirm an option of the queue, the run is stopped, and the exit code is 2.
     """
+    from fsm_runner.cli.queue_options import QueueOptions
     from fsm_runner.cli.submission import work_of
     from fsm_runner.cli.submit import submit_run
 
     work = work_of(agent, parameters or [], prompt, session)
-    raise Exit(submit_run(coordinator_url, work, profile, wait=wait))
+    options = QueueOptions(
+        priority=priority, not_before=not_before, queue_ttl=queue_ttl, idempotency_key=idempotency_key
+    )
+    raise Exit(submit_run(coordinator_url, work, profile, options, wait=wait))
 
 
 @app.command()
@@ -133,13 +152,23 @@ def runs(
     status: Annotated[
         str | None, Option("--status", "-s", metavar="STATUS", help="Only runs with this status.")
     ] = None,
+    agent: Annotated[str | None, Option("--agent", metavar="NAME", help="Only runs of this agent.")] = None,
+    runner: Annotated[
+        str | None, Option("--runner", metavar="RUNNER", help="Only runs that this runner (rnr_…) has claimed.")
+    ] = None,
+    tag: Annotated[str | None, Option("--tag", metavar="TAG", help="Only runs that demand this tag.")] = None,
+    since: Annotated[
+        str | None, Option("--since", metavar="TIME", help="Only runs created later: a time, or 90s, 15m, 2h, 1d ago.")
+    ] = None,
+    limit: Annotated[str | None, Option("--limit", metavar="N", help="At most this many: the newest.")] = None,
     json: Annotated[bool, Option("--json", help="Print JSON, one run per line.", show_default=False)] = False,
     coordinator_url: CoordinatorUrl = None,
 ) -> None:
-    """List the runs of a coordinator."""
-    from fsm_runner.cli.runs import list_runs
+    """List the runs of a coordinator, the oldest first."""
+    from fsm_runner.cli.runs import RunChoice, list_runs
 
-    list_runs(coordinator_url, status, as_json=json)
+    choice = RunChoice(status=status, agent_name=agent, runner_id=runner, tag=tag, since=since, limit=limit)
+    list_runs(coordinator_url, choice, as_json=json)
 
 
 @app.command()

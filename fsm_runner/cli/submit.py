@@ -2,11 +2,16 @@
 
 import asyncio
 import shlex
+from collections import Counter
 from contextlib import suppress
 from itertools import count
+from typing import Any, NoReturn
+
+import msgspec
 
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.parameters import check_utf8
+from fsm_runner.cli.queue_options import QueueOptions, unconfirmed
 from fsm_runner.cli.submission import Work, coordinator_api, create_run, earlier_results, say_outcome, usage_error_of
 from fsm_runner.cli.waiting import reasons_to_wait
 from fsm_runner.coordinator_client.api import CoordinatorApi
@@ -25,21 +30,25 @@ LOOK_INTERVAL_S = 0.25
 """The interval of look-ups. Deployed coordinators send no reliable notification of the end of a run."""
 
 
-def submit_run(url: str | None, work: Work, profile: str | None, *, wait: bool) -> int:
+def submit_run(url: str | None, work: Work, profile: str | None, options: QueueOptions, *, wait: bool) -> int:
     """Submit a run for runners with this `profile`. Return the exit code: 1 if an awaited run did not complete."""
     if profile and work.session_id is not None:
         raise UsageError(f"--profile {profile} with --session: a session keeps its profile, so name no profile")
-    return event_loop.run(_submit(url, work, profile, wait=wait))
+    return event_loop.run(_submit(url, work, profile, options.fields(), wait=wait))
 
 
-async def _submit(url: str | None, work: Work, profile: str | None, *, wait: bool) -> int:
+async def _submit(url: str | None, work: Work, profile: str | None, fields: dict[str, Any], *, wait: bool) -> int:
     there = f" -c {shlex.quote(url)}" if url else ""
     async with coordinator_api(url) as api:
-        request = await _request(api, work, profile)
+        request = msgspec.structs.replace(await _request(api, work, profile), **fields)
         resumed = request.type == "resume_session"
         earlier = await earlier_results(api, request) if wait and resumed else None
         created = await create_run(api, request)
         run_id, session_id = created.run_id, created.session_id
+        if flags := unconfirmed(request, created):
+            await _refuse(api, run_id, flags, there)
+        if earlier is not None and request.idempotency_key is not None and created.status != "pending":
+            earlier = Counter()  # the key is repeated, so the last result may be that of this run
         if not wait:
             show_json(created)
             return EXIT_OK
@@ -50,6 +59,18 @@ async def _submit(url: str | None, work: Work, profile: str | None, *, wait: boo
             if await api.session_status(session_id) == "idle":
                 say(f"to continue: fsm-runner submit --session {session_id} --prompt … --wait{there}")
         return code
+
+
+async def _refuse(api: CoordinatorApi, run_id: str, flags: list[str], there: str) -> NoReturn:
+    """Stop a run whose options have no effect. Raises `UsageError`."""
+    try:
+        await api.stop_run(run_id)
+        end = f"{run_id} was stopped"
+    except CoordinatorError as fault:
+        end = f"{run_id} could not be stopped ({fault}): fsm-runner stop {run_id}{there}"
+    raise UsageError(
+        f"{', '.join(flags)}: the coordinator at {api.url} does not confirm this, so it may ignore it; {end}"
+    )
 
 
 async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunRequest:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from fsm_runner.coordinator_server.matching import Demands, demands_from
+from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.wire import DECODE_FAULTS, ListedRunner, Run
 
 LISTED_RUNNERS = 10
@@ -11,6 +12,8 @@ LISTED_RUNNERS = 10
 
 def reasons_to_wait(run: Run, runners: Iterable[ListedRunner]) -> list[str]:
     """Return the lines of the hint: one for the run, then one for each online runner."""
+    if run.not_before is not None and run.not_before > utc_now():
+        return [f"{run.run_id} is not claimed before {run.not_before}"]
     waiting = f"{run.run_id} is waiting for a runner that takes it"
     online = [runner for runner in runners if runner.status == "online"]
     if not online:
@@ -44,7 +47,9 @@ def _line(runner: ListedRunner, demands: Demands) -> str:
     if runner.require_matching_tags and not set(tags) & set(demands.tags):
         demanded = _tags(demands.tags) if demands.tags else "no tag"
         reasons.append(f"it takes only runs that share one of its tags ({', '.join(tags)}), the run demands {demanded}")
-    met = "meets all demands; it may be full, or the agent may belong to another runner"
+    met = (
+        "meets all demands; it may be full, or the agent may belong to another runner or have reached its `max_running`"
+    )
     return f"  {_name(runner)}: {'; '.join(reasons) or met}"
 
 

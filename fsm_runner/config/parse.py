@@ -100,3 +100,19 @@ def seconds_or_zero(value: str) -> float:
         return 0.0 if value == "0" else seconds(value)
     except ValueError:
         raise ValueError("expected a number of seconds, or 0") from None
+
+
+UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+LONGEST_S = 36_500 * UNITS_S["d"]
+
+
+def duration(value: str) -> float:
+    """Return seconds. A number without a unit is one of seconds."""
+    number, unit = (value[:-1], value[-1]) if value[-1:] in UNITS_S else (value, "s")
+    try:
+        duration_s = seconds(number) * UNITS_S[unit]
+    except ValueError:
+        duration_s = math.inf
+    if duration_s > LONGEST_S:
+        raise ValueError("expected a duration above 0 and up to 36500d, such as 90s, 15m, 2h or 30d")
+    return duration_s

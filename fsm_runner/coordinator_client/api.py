@@ -210,9 +210,12 @@ class CoordinatorApi:
         query = {} if status is None else {"status": status}
         return oldest_first([run async for page in self.run_pages(query) for run in page])
 
-    async def run_pages(self, query: Mapping[str, str]) -> AsyncIterator[list[wire.Run]]:
-        """Yield pages of `GET /runs`: the newest run first, or one page in any order. `query` may have no effect."""
-        async for page in self._pages("/runs", query, wire.RunList):
+    async def run_pages(self, query: Mapping[str, str], most: int | None = None) -> AsyncIterator[list[wire.Run]]:
+        """Yield pages of at most `most` runs, the newest first. A coordinator that does not page yields all in one.
+
+        It also ignores the fields of `query` other than `status`.
+        """
+        async for page in self._pages("/runs", query, wire.RunList, most):
             yield page.runs
 
     async def children(self, session_id: str) -> list[wire.Run]:
@@ -290,11 +293,13 @@ class CoordinatorApi:
         listed = await self._get(f"/sessions/{path_segment(session_id)}/events", wire.SessionEvents)
         return [event for raw in listed.events if (event := _valid(raw, wire.SessionEvent)) is not None]
 
-    async def _pages(self, path: str, query: Mapping[str, str], form: type[Listed]) -> AsyncIterator[Listed]:
+    async def _pages(
+        self, path: str, query: Mapping[str, str], form: type[Listed], most: int | None = None
+    ) -> AsyncIterator[Listed]:
         """Yield the pages of a list. A coordinator that does not page ignores `limit` and returns everything."""
-        after: str | None = None
+        limit, after = min(most or PAGE_LIMIT, PAGE_LIMIT), None
         while True:
-            fields = {**query, "limit": str(PAGE_LIMIT), **({} if after is None else {"after": after})}
+            fields = {**query, "limit": str(limit), **({} if after is None else {"after": after})}
             words = "&".join(f"{name}={path_segment(text)}" for name, text in fields.items())
             page = await self._get(f"{path}?{words}", form)
             yield page

@@ -12,6 +12,7 @@ RUNNER = ListedRunner(
     executor={"type": "procedural"},
     tags=["linux"],
 )
+MET = "meets all demands; it may be full, or the agent may belong to another runner or have reached its `max_running`"
 
 
 def hint(demands: JsonObject | None, *runners: ListedRunner) -> list[str]:
@@ -50,15 +51,13 @@ def test_a_runner_that_requires_matching_tags_says_so() -> None:
 
 def test_a_runner_that_meets_all_demands_may_be_full() -> None:
     assert hint({"executor_profile": "echo", "tags": ["linux"], "hostname": None}, RUNNER) == [
-        "  profile echo on here (rnr_1): meets all demands; it may be full, or the agent may belong to another runner"
+        f"  profile echo on here (rnr_1): {MET}"
     ]
 
 
 def test_a_hidden_property_of_a_runner_is_not_a_mismatch() -> None:
     bare = ListedRunner(executor_profile="echo", status="online")
-    assert hint({"hostname": "there", "executor_type": "autonomous"}, bare) == [
-        "  profile echo: meets all demands; it may be full, or the agent may belong to another runner"
-    ]
+    assert hint({"hostname": "there", "executor_type": "autonomous"}, bare) == [f"  profile echo: {MET}"]
 
 
 def test_stale_runners_are_not_listed() -> None:
@@ -76,3 +75,8 @@ def test_many_runners_are_counted() -> None:
     many = [ListedRunner(executor_profile=f"p{at:02}", status="online") for at in range(LISTED_RUNNERS + 3)]
     lines = hint({"executor_profile": "typo"}, *many)
     assert (len(lines), lines[-1]) == (LISTED_RUNNERS + 1, "  … and 3 more")
+
+
+def test_a_run_that_is_not_due_waits_for_no_runner() -> None:
+    due = Run(run_id="run_1", session_id="ses_1", not_before="2999-01-01T00:00:00.000000Z")
+    assert reasons_to_wait(due, [RUNNER]) == ["run_1 is not claimed before 2999-01-01T00:00:00.000000Z"]
