@@ -8,7 +8,12 @@ _FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 def utc_now() -> str:
     """Return the time as ISO 8601 text of fixed width, so that texts order like times."""
-    return datetime.now(UTC).strftime(_FORMAT)
+    return utc_text(time.time())
+
+
+def utc_text(time_s: float) -> str:
+    """Return a Unix time as `utc_now` does."""
+    return datetime.fromtimestamp(time_s, UTC).strftime(_FORMAT)
 
 
 def utc_at(time_s: float) -> str:

@@ -365,7 +365,10 @@ class Store(Protocol):
         """
 
     async def update_session(self, session_id: str, author: Author, **fields: str | bytes | None) -> JsonObject:
-        """Set these columns, if any, and return the session. Raises as `add_event` does."""
+        """Set these fields, if any, and return the session. `limit` and `workflow` are JSON; None deletes them.
+
+        Raises as `add_event` does.
+        """
 
     async def delete_session(self, session_id: str) -> JsonObject:
         """Delete the session and return the numbers of its runs and events. Raises `NotFound`, `Conflict`."""

@@ -1,0 +1,87 @@
+"""Classes of demands in the database, with the numbers of their open runs, which triggers count."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
+
+from fsm_runner.coordinator_server.store.interface import DemandClass, QueueEntry
+from fsm_runner.coordinator_server.store.sqlite.database import Database
+
+CACHED_CLASSES = 4_096
+
+_decode = msgspec.json.Decoder(DemandClass).decode
+
+
+class ClassTable:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.get = lru_cache(CACHED_CLASSES)(self._get)
+        """Returns a class by id. An id never gets another meaning."""
+
+    def id_of(self, demand_class: DemandClass) -> int:
+        """Return the class's id, a new one if the class is not known."""
+        definition = msgspec.json.encode(demand_class)
+        row = self._database.row("SELECT class_id FROM classes WHERE definition = ?", (definition,))
+        if row is None:
+            row = self._database.row(
+                "INSERT INTO classes (definition, limited_agent) VALUES (?, ?) RETURNING class_id",
+                (definition, demand_class.limited_agent),
+            )
+            assert row is not None  # noqa: S101 - INSERT returns a row or raises
+        return int(row["class_id"])
+
+    def ready(self) -> Mapping[int, DemandClass]:
+        rows = self._database.execute("SELECT class_id, definition FROM classes WHERE ready > 0")
+        return {row["class_id"]: _decode(row["definition"]) for row in rows}
+
+    def is_ready(self, class_id: int) -> bool:
+        return self._database.row("SELECT 1 FROM classes WHERE class_id = ? AND ready > 0", (class_id,)) is not None
+
+    def tagged(self, tag: str) -> list[int]:
+        """Return the classes that demand the tag."""
+        rows = self._database.execute("SELECT class_id, definition FROM classes")
+        return [row["class_id"] for row in rows if tag in _decode(row["definition"]).demands.tags]
+
+    def full_agents(self, max_running: Mapping[str, int]) -> list[str]:
+        """Return the agents that are at their limits."""
+        held = self._database.execute(
+            "SELECT limited_agent, sum(claimed + running) AS held FROM classes"
+            " WHERE limited_agent IN (SELECT value FROM json_each(?)) GROUP BY limited_agent",
+            (msgspec.json.encode(list(max_running)).decode(),),
+        )
+        return [row["limited_agent"] for row in held if row["held"] >= max_running[row["limited_agent"]]]
+
+    def queue(self) -> list[QueueEntry]:
+        """Count the runs by demanded profile and tags."""
+        counts: defaultdict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(lambda: [0, 0, 0])
+        for row in self._database.execute("SELECT * FROM classes WHERE ready + claimed + running > 0"):
+            demands = _decode(row["definition"]).demands
+            entry = counts[demands.executor_profile or "", tuple(sorted(demands.tags))]
+            for index, name in enumerate(("ready", "claimed", "running")):
+                entry[index] += row[name]
+        return [
+            QueueEntry(
+                executor_profile=profile or None,
+                tags=list(tags),
+                pending=pending,
+                claimed=claimed,
+                running=running,
+                wanted=pending + claimed + running,
+            )
+            for (profile, tags), (pending, claimed, running) in sorted(counts.items())
+        ]
+
+    def delete_unused(self) -> None:
+        """Delete the classes of which there is no run."""
+        self._database.execute(
+            "DELETE FROM classes WHERE ready + claimed + running = 0"
+            " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.class_id = classes.class_id)"
+        )
+
+    def _get(self, class_id: int) -> DemandClass:
+        row = self._database.row("SELECT definition FROM classes WHERE class_id = ?", (class_id,))
+        if row is None:
+            raise LookupError(f"there is no class {class_id}")
+        return _decode(row["definition"])

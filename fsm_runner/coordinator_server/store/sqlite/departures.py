@@ -1,0 +1,58 @@
+"""Runners that have left: their runs fail or are queued again."""
+
+import sqlite3
+
+from fsm_runner.coordinator_server.store.interface import Closed, LostRun
+from fsm_runner.coordinator_server.store.sqlite.classes import ClassTable
+from fsm_runner.coordinator_server.store.sqlite.database import Database
+from fsm_runner.coordinator_server.store.sqlite.reports import Reports
+from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
+from fsm_runner.coordinator_server.store.sqlite.sessions import SessionTable
+
+_REQUEUED = (
+    "status = 'pending', runner_id = NULL, is_fenced = 0, attempt = attempt + 1, expires_s = NULL,"
+    " claimed_at = NULL, started_at = NULL, decision = NULL, decided = NULL"
+)
+
+
+class Departures:
+    def __init__(
+        self, database: Database, classes: ClassTable, runs: RunTable, sessions: SessionTable, reports: Reports
+    ) -> None:
+        self._database = database
+        self._classes = classes
+        self._runs = runs
+        self._sessions = sessions
+        self._reports = reports
+
+    def close(self, runner_id: str, reason: str) -> Closed:
+        """End the open runs of a runner that has left, or queue them again, and finish its idle sessions."""
+        requeued, limited_agents = [], set()
+        for row in self._runs.held_by(runner_id):
+            agent = self._classes.get(row["class_id"]).limited_agent
+            if agent is not None:
+                limited_agents.add(agent)
+            if self._may_be_queued_again(row):
+                self._requeue(row)
+                requeued.append(LostRun(run_id=row["run_id"], session_id=row["session_id"], class_id=row["class_id"]))
+            else:
+                self._fail(row, reason)
+        self._sessions.finish_idle_of(runner_id)
+        return Closed(requeued=requeued, limited_agents=frozenset(limited_agents))
+
+    def _may_be_queued_again(self, row: sqlite3.Row) -> bool:
+        if not row["is_fenced"] or row["status"] == "stopping" or row["attempt"] > row["retry_lost"]:
+            return False
+        return self._classes.get(row["class_id"]).demands.runner_id is None
+
+    def _requeue(self, row: sqlite3.Row) -> None:
+        self._runs.changed(f"UPDATE runs SET {_REQUEUED} WHERE seq = ? RETURNING *", (row["seq"],))  # noqa: S608 - fixed text
+        self._sessions.update(row["session_id"], status="pending", limit=None, workflow=None)
+
+    def _fail(self, row: sqlite3.Row, reason: str) -> None:
+        failed = self._runs.changed(
+            "UPDATE runs SET status = 'failed', completed_at = ?, error = ?, is_lost = 1 WHERE seq = ? RETURNING *",
+            (self._database.utc_now(), reason, row["seq"]),
+        )
+        if failed is not None:
+            self._reports.end_turn(failed, "failed", error=reason)
