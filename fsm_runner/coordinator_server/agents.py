@@ -1,6 +1,7 @@
 """The agents that runs can name: from a folder of files, and from the runners that own them."""
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 from pathlib import Path
 
 import msgspec
@@ -20,16 +21,24 @@ PROMPT_SCHEMA: JsonObject = {"type": "object", "properties": {"prompt": {"type":
 """The parameters of an autonomous agent without a schema of its own."""
 
 
-class CatalogAgent:
-    """An agent's definition and its owner."""
+class AgentOwner(msgspec.Struct, frozen=True):
+    """What a runner's agents have from their runner."""
 
-    def __init__(self, definition: JsonObject, *, runner_id: str | None = None, owner_type: str | None = None) -> None:
+    executor_profile: str
+    executor_type: str
+
+
+class CatalogAgent:
+    """An agent's definition and its owners."""
+
+    def __init__(self, definition: JsonObject, owner: AgentOwner | None = None) -> None:
         """Raises msgspec.ValidationError."""
         self.definition = definition
         self.agent = msgspec.convert(without_nulls(definition), Agent)
         self.demands = demands_from(self.agent.demands)
-        self.runner_id = runner_id
-        self._owner_type = owner_type
+        self.owner = owner
+        self.runner_ids: tuple[str, ...] = ()
+        """The runners that own it, the first one first."""
 
     @property
     def name(self) -> str:
@@ -40,14 +49,28 @@ class CatalogAgent:
         """`autonomous` or `procedural`: as defined, or the owner's type, or derived from the definition."""
         if self.agent.type is not None:
             return self.agent.type
-        if self._owner_type is not None:
-            return self._owner_type
+        if self.owner is not None:
+            return self.owner.executor_type
         return "procedural" if self.agent.command or self.agent.script else "autonomous"
 
     def as_json(self) -> JsonObject:
         """Return the agent as `GET /agents` lists it."""
-        owner = {} if self.runner_id is None else {"runner_id": self.runner_id}
-        return {**self.definition, "type": self.type, **owner}
+        owners = {"runner_id": self.runner_ids[0], "runner_ids": self.runner_ids} if self.runner_ids else {}
+        return {**self.definition, "type": self.type, **owners}
+
+    def owned_by(self, runner_ids: tuple[str, ...]) -> "CatalogAgent":
+        agent = copy(self)
+        agent.runner_ids = runner_ids
+        return agent
+
+    def is_shared_with(self, other: "CatalogAgent") -> bool:
+        """Return whether the owners of both can own one agent together."""
+        return self.owner is not None and self.content == other.content
+
+    @property
+    def content(self) -> bytes:
+        """What owners must have in common to own it together. In JSON, `true` and `1` differ."""
+        return msgspec.json.encode((self.owner, self.definition), order="sorted")
 
     @property
     def schema(self) -> JsonObject | None:
@@ -58,37 +81,60 @@ class CatalogAgent:
 
 
 class AgentCatalog:
-    """All agents by name. A change replaces the mapping and never modifies it: another thread may read it."""
+    """All agents by name. A change replaces the mapping and never modifies it.
+
+    A runner owns an agent alone, or together with others that bring the same one.
+    """
 
     def __init__(self, agents: Iterable[CatalogAgent] = ()) -> None:
-        self.by_name: Mapping[str, CatalogAgent] = {agent.name: agent for agent in agents}
+        self._replace({agent.name: agent for agent in agents})
+
+    def _replace(self, by_name: Mapping[str, CatalogAgent]) -> None:
+        self.by_name = by_name
+        limits = {name: agent.agent.max_running for name, agent in by_name.items()}
+        self.max_running = {name: limit for name, limit in limits.items() if limit is not None}
+        """The agents that limit the number of their runs."""
 
     def replace_owned(self, runner_id: str, agents: Iterable[CatalogAgent]) -> None:
-        """Replace a runner's agents. Raises `Conflict`, and changes nothing, if a name has another owner."""
-        others = {name: agent for name, agent in self.by_name.items() if agent.runner_id != runner_id}
+        """Replace a runner's agents. Raises `Conflict`, and changes nothing, if another agent has the name of one."""
+        others = {}
+        for name, agent in self.by_name.items():
+            owners = tuple(owner for owner in agent.runner_ids if owner != runner_id)
+            if owners == agent.runner_ids:
+                others[name] = agent
+            elif owners:
+                others[name] = agent.owned_by(owners)
         owned: dict[str, CatalogAgent] = {}
         for agent in agents:
-            if existing := others.get(agent.name) or owned.get(agent.name):
-                owner = "a file of the coordinator" if existing.runner_id is None else f"runner {existing.runner_id}"
-                raise Conflict(
-                    {
-                        "error": "agent_name_collision",
-                        "agent_name": agent.name,
-                        "existing_runner_id": existing.runner_id,
-                        "message": f"An agent named '{agent.name}' is already defined by {owner}",
-                    }
-                )
-            owned[agent.name] = agent
-        if owned or len(others) != len(self.by_name):
-            self.by_name = {**others, **owned}
-
-    def owned_by(self, runner_id: str) -> frozenset[str]:
-        """Return the names of a runner's agents."""
-        return frozenset(name for name, agent in self.by_name.items() if agent.runner_id == runner_id)
+            existing = owned.get(agent.name) or others.get(agent.name)
+            if existing is None:
+                owned[agent.name] = agent.owned_by((runner_id,))
+            elif agent.name not in owned and existing.is_shared_with(agent):
+                owned[agent.name] = existing.owned_by((*existing.runner_ids, runner_id))
+            else:
+                raise _collision(existing)
+        self._replace({**others, **owned})
 
     def tagged(self, tags: frozenset[str]) -> list[CatalogAgent]:
         """Return the agents that have all of these tags, by name."""
         return [agent for _, agent in sorted(self.by_name.items()) if tags.issubset(agent.agent.tags or ())]
+
+
+def _collision(existing: CatalogAgent) -> Conflict:
+    runner_id = existing.runner_ids[0] if existing.runner_ids else None
+    owner = (
+        "a file of the coordinator"
+        if runner_id is None
+        else f"runner {runner_id}, with another definition or under another profile"
+    )
+    return Conflict(
+        {
+            "error": "agent_name_collision",
+            "agent_name": existing.name,
+            "existing_runner_id": runner_id,
+            "message": f"An agent named '{existing.name}' is already defined by {owner}",
+        }
+    )
 
 
 def load_agents(folder: Path, scripts: Iterable[str]) -> list[CatalogAgent]:

@@ -9,8 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from fsm_runner.coordinator_server.registry import Registry
-from fsm_runner.coordinator_server.store.interface import AlreadyDecided
-from fsm_runner.coordinator_server.store.worker import StoreWorker
+from fsm_runner.coordinator_server.store.interface import AlreadyDecided, Store
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.approvals import (
     ApprovalAnswer,
@@ -25,9 +24,9 @@ from fsm_runner.protocol.event_clock import utc_now
 class ApprovalDesk:
     """Lists pending approvals, and takes decisions about them."""
 
-    def __init__(self, registry: Registry, worker: StoreWorker, timings: Timings, clock: Callable[[], float]) -> None:
+    def __init__(self, registry: Registry, store: Store, timings: Timings, clock: Callable[[], float]) -> None:
         self._registry = registry
-        self._worker = worker
+        self._store = store
         self._timings = timings
         self._clock = clock
         self._next_s: dict[str, float] = {}
@@ -37,11 +36,11 @@ class ApprovalDesk:
 
     async def open(self) -> None:
         """Find the decisions that an earlier process has not delivered."""
-        for request in await self._worker.do(lambda store: store.approvals.undelivered()):
+        for request in await self._store.undelivered_decisions():
             self._next_s[request.runner_id or ""] = self._clock()
 
     async def pending(self) -> ApprovalList:
-        return ApprovalList(await self._worker.do(lambda store: store.approvals.pending()))
+        return ApprovalList(await self._store.pending_approvals())
 
     async def decide(self, run_id: str, answer: ApprovalAnswer, by: str) -> DecisionResponse:
         """Decide the pending approval of a run, and wait for a while until its runner confirms the decision.
@@ -57,11 +56,11 @@ class ApprovalDesk:
             at=utc_now(),
             id=secrets.token_hex(8),
         )
-        session_id = (await self._worker.do(lambda store: store.runs.row(run_id))).session_id
+        session_id = (await self._store.run_row(run_id)).session_id
         changed = asyncio.Event()
         self._changed[session_id].add(changed)
         try:
-            stored = await self._worker.do(lambda store: store.approvals.add_decision(request))
+            stored = await self._store.add_decision(request)
             if stored.id == request.id:
                 self._deliver_soon(stored.runner_id or "")
             decided = await self._confirmed(stored, changed)
@@ -76,7 +75,7 @@ class ApprovalDesk:
 
     async def note_workflow(self, session_id: str) -> None:
         """The runner has changed the `workflow` of a session."""
-        await self._worker.do(lambda store: store.approvals.note_workflow(session_id))
+        await self._store.note_workflow(session_id)
         for changed in self._changed.get(session_id, ()):
             changed.set()
 
@@ -84,7 +83,7 @@ class ApprovalDesk:
         """Return the decisions for all runners, without delay."""
         if not self._next_s:
             return []
-        return await self._worker.do(lambda store: store.approvals.undelivered())
+        return await self._store.undelivered_decisions()
 
     def now_s(self) -> float:
         return self._clock()
@@ -113,7 +112,7 @@ class ApprovalDesk:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._timings.confirmation_s):
                 while True:
-                    decided = await self._worker.do(lambda store: store.approvals.outcome(request))
+                    decided = await self._store.decision_outcome(request)
                     if decided is not None:
                         return decided
                     await changed.wait()

@@ -1,50 +1,58 @@
 """The coordinator, independent of HTTP: its parts, and the calls of the API that concern several of them."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from functools import partial
-from pathlib import Path
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+import msgspec
 
 from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
 from fsm_runner.coordinator_server.approvals import ApprovalDesk
-from fsm_runner.coordinator_server.errors import NotFound
+from fsm_runner.coordinator_server.errors import NotFound, Unavailable
 from fsm_runner.coordinator_server.event_bus import EventBus, server_sent_event
 from fsm_runner.coordinator_server.matching import Demands
 from fsm_runner.coordinator_server.polling import Polls
 from fsm_runner.coordinator_server.registry import Registry
+from fsm_runner.coordinator_server.run_queue import RunQueue
 from fsm_runner.coordinator_server.runners import Runners
 from fsm_runner.coordinator_server.scripts import Script
-from fsm_runner.coordinator_server.store.database import Database
-from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
-from fsm_runner.coordinator_server.store.store import StopResult, Store
-from fsm_runner.coordinator_server.store.worker import StoreWorker
-from fsm_runner.coordinator_server.submission import Submission, schema_of, submit
+from fsm_runner.coordinator_server.store.interface import Author, CreatedRun, RunReassigned, StopResult, Store
+from fsm_runner.coordinator_server.submission import Submission, session_to_resume
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.coordinator_server.validation import ParameterValidator
-from fsm_runner.protocol.wire import JsonObject, RunCreated, RunRequest
+from fsm_runner.protocol.statuses import HELD_RUN_STATUSES
+from fsm_runner.protocol.wire import Bind, JsonObject, RunRequest
 
 
 class Coordinator:
     """Use `open` before anything else, and `aclose` at the end."""
 
     def __init__(
-        self, timings: Timings, agents: Iterable[CatalogAgent], scripts: dict[str, Script], clock: Callable[[], float]
+        self,
+        store: Store,
+        event_bus: EventBus,
+        timings: Timings,
+        agents: Iterable[CatalogAgent],
+        scripts: dict[str, Script],
+        clock: Callable[[], float],
     ) -> None:
-        """`clock` returns the seconds by which runners become stale."""
+        """`event_bus` gets the changes of the store. `clock` returns the seconds by which runners become stale."""
+        self.store = store
+        self.event_bus = event_bus
         self.timings = timings
         self.agents = AgentCatalog(agents)
         self.scripts = scripts
-        self.event_bus = EventBus()
-        self.worker = StoreWorker(self.event_bus.publish)
         self.validator = ParameterValidator()
         self.registry = Registry(timings, clock)
-        self.approvals = ApprovalDesk(self.registry, self.worker, timings, clock)
-        self.polls = Polls(self.registry, self.worker, self.approvals, timings.poll_timeout_s)
-        self.runners = Runners(self.registry, self.agents, self.worker, timings, list(scripts))
+        self.queue = RunQueue(store, self.agents)
+        self.approvals = ApprovalDesk(self.registry, store, timings, clock)
+        self.polls = Polls(self.registry, self.queue, store, self.approvals, timings.poll_timeout_s)
+        self.runners = Runners(self.registry, self.agents, self.queue, store, timings, list(scripts))
 
-    async def open(self, database: Path | None) -> None:
-        """Open the database file; None keeps the data in memory. Raises `UsageError`."""
-        await self.worker.open(partial(Database, database))
+    async def open(self) -> None:
+        """Open the database. Raises `UsageError`."""
+        await self.store.open()
         await self.approvals.open()
+        await self.queue.tick()
 
     def end_streams(self) -> None:
         """End held polls and event streams at once."""
@@ -53,25 +61,65 @@ class Coordinator:
 
     async def aclose(self) -> None:
         await self.validator.aclose()
-        await self.worker.close()
+        await self.store.aclose()
 
-    async def create_run(self, request: RunRequest, additional_demands: Demands) -> RunCreated:
-        """Raises `InvalidRequest`, `NotFound`, `Conflict`, `Unavailable`."""
+    async def create_run(self, request: RunRequest, additional_demands: Demands, digest: bytes) -> CreatedRun:
+        """Queue a run. `digest` identifies the request as it was sent.
+
+        Raises `InvalidRequest`, `NotFound`, `Conflict`, `Unavailable`.
+        """
         await self.runners.expire()
-        submission = Submission(request, additional_demands, self.agents.by_name, self.scripts)
-        schema = await self.worker.do(schema_of, submission)
-        if schema is not None:
-            await self.validator.validate(schema, request.parameters)
-        created = await self.worker.do(submit, submission)
-        self.registry.wake_all()
+        key = request.idempotency_key
+        if key is not None and (repeated := await self.store.repeated_run(key, digest)) is not None:
+            return repeated
+        requested = Submission(
+            request=request,
+            additional_demands=additional_demands,
+            digest=digest,
+            agents=self.agents.by_name,
+            scripts=self.scripts,
+        )
+        submission = await self._with_session(requested)
+        if submission.schema is not None:
+            await self.validator.validate(submission.schema, request.parameters)
+            submission = await self._with_session(requested)  # it may have changed during the validation
+        run = submission.new_run()
+        created = await self.store.create_run(run)
+        if created.class_id is not None:
+            self.queue.add(created.class_id, run.demand_class)
         return created
 
-    async def stop(self, stop: Callable[[Store, str], StopResult], run_or_session_id: str) -> JsonObject:
-        """Stop a run or session. Raises `NotFound`, and `InvalidRequest` if the run is stopping or has ended."""
-        stopped = await self.worker.do(stop, run_or_session_id)
+    async def _with_session(self, requested: Submission) -> Submission:
+        session_id = session_to_resume(requested.request)
+        if session_id is None:
+            return requested
+        return requested.resuming(await self.store.session(session_id), await self.store.latest_run(session_id))
+
+    async def stop(self, stopping: Awaitable[StopResult]) -> JsonObject:
+        """Stop a run or session, as the store does, and tell its runner. Raises what the store raises."""
+        stopped = await stopping
         if stopped.runner_id is not None:
             self.registry.queue_stop(stopped.runner_id, stopped.session_id)
         return stopped.response
+
+    async def bind(self, session_id: str, bind: Bind, author: Author) -> JsonObject:
+        """Bind an executor to the session, and return the session. Raises `NotFound`, `Conflict`."""
+        if author.registration is None:
+            await self._check_holder(session_id, bind)
+        fields = msgspec.to_builtins(bind)
+        return await self.store.update_session(session_id, author, **fields, status="running")
+
+    async def _check_holder(self, session_id: str, bind: Bind) -> None:
+        """Raise `RunReassigned` if a runner of another host or profile holds the session's run."""
+        run = await self.store.latest_run(session_id)
+        if run is None or run.status not in HELD_RUN_STATUSES or run.runner_id is None:
+            return
+        holder = self.registry.get(run.runner_id)
+        if holder is not None and (bind.hostname, bind.executor_profile) != (
+            holder.capabilities.hostname,
+            holder.capabilities.executor_profile,
+        ):
+            raise RunReassigned(run.run_id, (await self.store.run(run.run_id))["attempt"])
 
     async def agents_tagged(self, tags: frozenset[str]) -> list[JsonObject]:
         await self.runners.expire()
@@ -91,7 +139,7 @@ class Coordinator:
         if script is None:
             raise NotFound(f"Script not found: {name}")
         try:
-            return await self.worker.in_thread(script.archive)
+            return await asyncio.to_thread(script.archive)
         except OSError as error:
             raise NotFound(f"Script not found: {name}: {error.strerror}") from None
 
@@ -100,11 +148,10 @@ class Coordinator:
         with self.event_bus.subscription(session_id) as subscription:
             if with_init:
                 try:
-                    sessions = await self.worker.do(lambda store: store.sessions.all())
-                except DatabaseUnavailable:  # logged by the worker; the response has begun, so it can only end
+                    listed = await self.store.sessions(None, session_id)
+                except Unavailable:  # logged by the store; the response has begun, so it can only end
                     return
-                yield server_sent_event(
-                    "init", {"sessions": [each for each in sessions if session_id in (None, each["session_id"])]}
-                )
+                truncated = {"truncated": True} if listed.is_truncated else {}
+                yield server_sent_event("init", {"sessions": listed.items, **truncated})
             async for text in subscription.texts(self.timings.keep_alive_s):
                 yield text

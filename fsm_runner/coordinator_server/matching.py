@@ -18,23 +18,28 @@ class Demands(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     executor_type: str | None = None
     tags: tuple[str, ...] = ()
     runner_id: str | None = None
-    """The runner that owns the run's agent, or has the session's live executor. Clients cannot set it."""
+    """The runner that has the session's live executor. Clients cannot set it."""
+    owned_agent: str | None = None
+    """An agent that the runner must own. Clients cannot set it."""
 
     def merged_with(self, weaker: "Demands") -> "Demands":
         """Return both together: a property of this object wins, and tags add up."""
         tags = tuple(dict.fromkeys((*self.tags, *weaker.tags)))
         return Demands(**{**msgspec.to_builtins(weaker), **msgspec.to_builtins(self), "tags": tags})
 
+    def without_own(self) -> "Demands":
+        """Return the demands that clients can set."""
+        return msgspec.structs.replace(self, runner_id=None, owned_agent=None)
+
     def as_json(self) -> JsonObject:
         """Return the demands as a run lists them."""
-        listed: JsonObject = msgspec.to_builtins(msgspec.structs.replace(self, runner_id=None))
+        listed: JsonObject = msgspec.to_builtins(self.without_own())
         return listed
 
 
 def demands_from(untrusted: JsonObject | None) -> Demands:
     """Decode the demands of a blueprint, a script or a request. Raises msgspec.ValidationError."""
-    demands = msgspec.convert(without_nulls(untrusted or {}), Demands)
-    return msgspec.structs.replace(demands, runner_id=None)
+    return msgspec.convert(without_nulls(untrusted or {}), Demands).without_own()
 
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,11 +52,15 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     executor_type: str
     tags: frozenset[str] = frozenset()
     require_matching_tags: bool = False
+    owned_agents: frozenset[str] = frozenset()
+    """The names of the agents that it brings."""
 
 
 def meets(runner: Capabilities, demands: Demands) -> bool:
     """Return whether the runner may claim a run with these demands."""
     if any(getattr(demands, name) not in (None, getattr(runner, name)) for name in COMPARED):
+        return False
+    if demands.owned_agent is not None and demands.owned_agent not in runner.owned_agents:
         return False
     if runner.require_matching_tags and runner.tags.isdisjoint(demands.tags):
         return False

@@ -2,6 +2,8 @@
 
 import asyncio
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -35,6 +37,10 @@ class Runner(msgspec.Struct, eq=False):
 
     capabilities: Capabilities
     executor: JsonObject
+    registration: int
+    """The number of its latest registration."""
+    served_no: int
+    """Greater than that of each runner that was given a run, or registered, earlier."""
     claim_lock: asyncio.Lock
     """Held from a claim until its response is certain to be sent; a deregistration waits for it.
 
@@ -48,8 +54,12 @@ class Runner(msgspec.Struct, eq=False):
     poll_lost_s: float | None = None
     """When the connection of its last poll ended before the response; None: it has called since."""
     presence: Presence = Presence.REGISTERED
+    has_untold_claim: bool = True
+    """Whether the database may have a claim of the runner whose response was not written."""
     scripts_to_sync: list[str] = []
-    held_polls: set[asyncio.Event] = set()
+    held_polls: set["WaitingPoll"] = set()
+    may_claim: dict[int, bool] = {}
+    """By id of a class of demands. Obsolete after a registration."""
 
     @property
     def runner_id(self) -> str:
@@ -62,18 +72,44 @@ class Runner(msgspec.Struct, eq=False):
     def wake(self) -> None:
         """Make its held polls check again for something to report."""
         for poll in self.held_polls:
-            poll.set()
+            poll.wake()
 
     @contextmanager
-    def held_poll(self) -> Iterator[asyncio.Event]:
-        """Yield the event that `wake` sets."""
-        poll = asyncio.Event()
+    def held_poll(self, registration: int | None = None) -> Iterator["WaitingPoll"]:
+        """Yield a poll that `wake` wakes. `registration`: the number with which it was sent; None: without one."""
+        poll = WaitingPoll(self, registration)
         self.held_polls.add(poll)
         self.poll_lost_s = None
         try:
             yield poll
         finally:
             self.held_polls.discard(poll)
+
+
+class WaitingPoll:
+    """A poll that is held."""
+
+    def __init__(self, runner: Runner, registration: int | None) -> None:
+        self.runner = runner
+        self.registration = registration
+        self.woken = asyncio.Event()
+        self.woken_for: set[int] = set()
+        """The classes of demands for which it was woken, and has not looked yet."""
+        self.is_looking = False
+        """Whether the database looks for a run for it."""
+
+    def wake(self) -> None:
+        """Make it check again for something to report."""
+        self.woken.set()
+
+    @property
+    def is_awake(self) -> bool:
+        return self.is_looking or bool(self.woken_for)
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether its runner has registered again since, which another process may have done."""
+        return self.registration not in (None, self.runner.registration)
 
 
 class Registry:
@@ -85,6 +121,9 @@ class Registry:
         self._runners: dict[str, Runner] = {}
         self._stops: dict[str, dict[str, None]] = {}
         self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._served_nos = itertools.count()
+        self._next_expiry_s = math.inf
+        """No runner becomes stale or is removed before this time."""
 
     def __iter__(self) -> Iterator[Runner]:
         return iter(self._runners.values())
@@ -92,17 +131,29 @@ class Registry:
     def get(self, runner_id: str) -> Runner | None:
         return self._runners.get(runner_id)
 
-    def add(self, capabilities: Capabilities, executor: JsonObject) -> Runner:
+    def claim_lock(self, runner_id: str) -> asyncio.Lock:
+        """Return `Runner.claim_lock`, also of a runner that is not registered."""
+        return self._claim_locks.setdefault(runner_id, asyncio.Lock())
+
+    def add(self, capabilities: Capabilities, executor: JsonObject, registration: int) -> Runner:
         """Register a runner. A registration over a stale runner is a reconnection."""
         runner_id = capabilities.runner_id
         runner = self._runners.get(runner_id)
         if runner is None:
-            claim_lock = self._claim_locks.setdefault(runner_id, asyncio.Lock())
-            runner = self._runners[runner_id] = Runner(capabilities, executor, claim_lock)
-        runner.capabilities, runner.executor = capabilities, executor
-        runner.is_stale, runner.presence = False, Presence.REGISTERED
+            claim_lock = self.claim_lock(runner_id)
+            runner = Runner(capabilities, executor, registration, next(self._served_nos), claim_lock)
+            self._runners[runner_id] = runner
+        runner.capabilities, runner.executor, runner.registration = capabilities, executor, registration
+        runner.is_stale, runner.presence, runner.has_untold_claim = False, Presence.REGISTERED, True
+        runner.may_claim.clear()
         self.record_heartbeat(runner)
+        self._next_expiry_s = min(self._next_expiry_s, self._expiry_s(runner))
+        runner.wake()  # its superseded polls end
         return runner
+
+    def record_served(self, runner: Runner) -> None:
+        """Record that the runner gets a run, so that others come first."""
+        runner.served_no = next(self._served_nos)
 
     def record_heartbeat(self, runner: Runner) -> None:
         runner.last_heartbeat_s, runner.last_heartbeat = self._clock(), utc_now()
@@ -132,7 +183,9 @@ class Registry:
 
     def expire(self) -> list[Runner]:
         """Mark stale runners, and remove and return those silent for `removed_after_s`."""
-        expired = []
+        expired: list[Runner] = []
+        if self._clock() <= self._next_expiry_s:
+            return expired
         for runner in list(self._runners.values()):
             silent_s = self.seconds_since_heartbeat(runner)
             if silent_s > self._timings.removed_after_s:
@@ -140,7 +193,13 @@ class Registry:
                 expired.append(runner)
             elif silent_s > self._timings.stale_after_s:
                 runner.is_stale = True
+        self._next_expiry_s = min((self._expiry_s(runner) for runner in self._runners.values()), default=math.inf)
         return expired
+
+    def _expiry_s(self, runner: Runner) -> float:
+        """Return when the runner becomes stale, or is removed, unless it sends a heartbeat before."""
+        limit_s = self._timings.removed_after_s if runner.is_stale else self._timings.stale_after_s
+        return runner.last_heartbeat_s + limit_s
 
     def queue_stop(self, runner_id: str, session_id: str) -> None:
         """Queue a stop for the runner's next poll, also if the runner is not registered at present."""

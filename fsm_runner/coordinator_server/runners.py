@@ -3,12 +3,11 @@
 import msgspec
 
 from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
-from fsm_runner.coordinator_server.errors import Conflict, NotFound, RequestError, RunnerNotRegistered
+from fsm_runner.coordinator_server.errors import Conflict, NotFound, RequestError, RunnerNotRegistered, Unavailable
 from fsm_runner.coordinator_server.matching import Capabilities
 from fsm_runner.coordinator_server.registry import Presence, Registry, Runner
-from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
-from fsm_runner.coordinator_server.store.store import Store
-from fsm_runner.coordinator_server.store.worker import StoreWorker
+from fsm_runner.coordinator_server.run_queue import RunQueue
+from fsm_runner.coordinator_server.store.interface import RegistrationSuperseded, Store
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.wire import JsonObject, Registered
 
@@ -24,22 +23,37 @@ class Runners:
     """Registers runners, and closes their runs and sessions in the database when they leave."""
 
     def __init__(
-        self, registry: Registry, agents: AgentCatalog, worker: StoreWorker, timings: Timings, scripts: list[str]
+        self,
+        registry: Registry,
+        agents: AgentCatalog,
+        queue: RunQueue,
+        store: Store,
+        timings: Timings,
+        scripts: list[str],
     ) -> None:
         """`scripts` are the names that a runner has to sync after its registration."""
         self._registry = registry
         self._agents = agents
-        self._worker = worker
+        self._queue = queue
+        self._store = store
         self._timings = timings
         self._scripts = scripts
         self._departed: dict[str, tuple[Runner, str]] = {}
         """Runners that have left, with the reason, while the database still has open runs and sessions of them."""
 
-    async def registered(self, runner_id: str, otherwise: RequestError | None = None) -> Runner:
-        """Return the runner. Raises `otherwise`, by default `RunnerNotRegistered`, if it is not registered."""
+    async def registered(
+        self, runner_id: str, registration: int | None = None, otherwise: RequestError | None = None
+    ) -> Runner:
+        """Return the runner.
+
+        Raises `otherwise`, by default `RunnerNotRegistered`, if it is not registered; and `RegistrationSuperseded` if
+        `registration`, the number that came with the call, is not that of its latest registration.
+        """
         await self.expire()
         if (runner := self._registry.get(runner_id)) is None:
             raise otherwise or RunnerNotRegistered()
+        if registration not in (None, runner.registration):
+            raise RegistrationSuperseded(runner_id)
         return runner
 
     async def listed(self) -> list[JsonObject]:
@@ -49,48 +63,62 @@ class Runners:
     async def register(self, request: RegistrationRequest) -> JsonObject:
         """Raises `Conflict` if the runner is online, or if another owner has an agent of the same name."""
         await self.expire()
-        known = self._registry.get(request.capabilities.runner_id)
-        if known is not None and not self._registry.may_be_replaced(known):
-            identity = ("runner_id", "hostname", "project_dir", "executor_profile")
-            detail = {name: getattr(request.capabilities, name) for name in identity}
-            message = f"A runner with this identity is already online: {known.runner_id}"
-            raise Conflict({"error": "duplicate_runner", **detail, "message": message})
-        self._agents.replace_owned(request.capabilities.runner_id, request.agents)
-        runner = self._registry.add(request.capabilities, request.executor)
+        runner = await self._registered_anew(request)
         runner.scripts_to_sync = list(self._scripts)
         try:
             await self._restore(runner)
-        except DatabaseUnavailable:
+        except Unavailable:
             runner.is_stale = True  # it gets an error, so it will register again
             raise
         response = Registered(
             runner_id=runner.runner_id,
             poll_timeout_seconds=self._timings.poll_timeout_s,
             heartbeat_interval_seconds=self._timings.heartbeat_interval_s,
+            registration=runner.registration,
         )
         return {**msgspec.structs.asdict(response), "poll_endpoint": "/runner/runs"}
+
+    async def _registered_anew(self, request: RegistrationRequest) -> Runner:
+        runner_id = request.capabilities.runner_id
+        async with self._registry.claim_lock(runner_id):
+            self._check_identity(request.capabilities)
+            self._agents.replace_owned(runner_id, request.agents)
+            try:
+                registration = await self._store.new_registration(runner_id)
+            except Unavailable:
+                if self._registry.get(runner_id) is None:
+                    self._agents.replace_owned(runner_id, ())
+                raise
+            return self._registry.add(request.capabilities, request.executor, registration)
+
+    def _check_identity(self, capabilities: Capabilities) -> None:
+        """Raise `Conflict` if the runner is online."""
+        known = self._registry.get(capabilities.runner_id)
+        if known is not None and not self._registry.may_be_replaced(known):
+            identity = ("runner_id", "hostname", "project_dir", "executor_profile")
+            detail = {name: getattr(capabilities, name) for name in identity}
+            message = f"A runner with this identity is already online: {known.runner_id}"
+            raise Conflict({"error": "duplicate_runner", **detail, "message": message})
 
     async def _restore(self, runner: Runner) -> None:
         """Close what an earlier departure of this runner left open, and queue what waits for the runner."""
         await self._close_departed(runner.runner_id)
-        if owned := self._agents.owned_by(runner.runner_id):
-            await self._worker.do(lambda store: store.runs.reassign(runner.runner_id, owned))
-        for session_id in await self._worker.do(lambda store: store.runs.stopping_sessions(runner.runner_id)):
+        for session_id in await self._store.stopping_sessions(runner.runner_id):
             self._registry.queue_stop(runner.runner_id, session_id)
 
-    async def record_heartbeat(self, runner_id: str) -> None:
-        self._registry.record_heartbeat(await self.registered(runner_id))
+    async def record_heartbeat(self, runner_id: str, registration: int | None) -> None:
+        self._registry.record_heartbeat(await self.registered(runner_id, registration))
 
-    async def deregister(self, runner_id: str) -> None:
+    async def deregister(self, runner_id: str, registration: int | None) -> None:
         """Remove a runner that leaves, and close its runs and sessions. Raises `NotFound`."""
-        runner = await self.registered(runner_id, NotFound("Runner not found"))
+        runner = await self.registered(runner_id, registration, NotFound("Runner not found"))
         self._registry.remove(runner, Presence.DEREGISTERED)
         self._mark_departed(runner, "The runner deregistered before the run had ended")
         await self._close_departed(runner_id)
 
     async def request_deregistration(self, runner_id: str) -> None:
         """Report the deregistration to the runner with its next poll. Raises `NotFound`."""
-        runner = await self.registered(runner_id, NotFound("Runner not found"))
+        runner = await self.registered(runner_id, otherwise=NotFound("Runner not found"))
         runner.presence = Presence.LEAVING
         runner.wake()
 
@@ -117,8 +145,10 @@ class Runners:
         async with runner.claim_lock:
             # Otherwise another call has closed it, and the runner may have registered and claimed runs since.
             if self._departed.get(runner_id) is departed:
-                await self._worker.do(Store.close_runner, runner_id, reason)
+                requeued = await self._queue.close_runner(runner_id, reason)
                 del self._departed[runner_id]
+                for lost in requeued if runner.presence is Presence.EXPIRED else ():
+                    self._registry.queue_stop(runner_id, lost.session_id)  # in case the runner comes back
 
     def _mark_departed(self, runner: Runner, reason: str) -> None:
         self._agents.replace_owned(runner.runner_id, ())
@@ -126,7 +156,7 @@ class Runners:
 
     def _runner_json(self, runner: Runner) -> JsonObject:
         offered = msgspec.structs.asdict(runner.capabilities)
-        del offered["executor_type"]
+        del offered["executor_type"], offered["owned_agents"]
         return {
             **offered,
             "status": "stale" if runner.is_stale else "online",

@@ -6,20 +6,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loguru import logger
-
 from fsm_runner.coordinator_client.http_clients import is_loopback
 from fsm_runner.coordinator_server.agents import load_agents
 from fsm_runner.coordinator_server.coordinator import Coordinator
+from fsm_runner.coordinator_server.event_bus import EventBus
+from fsm_runner.coordinator_server.housekeeping import Housekeeping
 from fsm_runner.coordinator_server.http.app import build_app
 from fsm_runner.coordinator_server.http.guards import local_hosts
 from fsm_runner.coordinator_server.scripts import load_scripts
-from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable
+from fsm_runner.coordinator_server.store.sqlite.store import SqliteStore
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.http_server.connection import Bounds
 from fsm_runner.http_server.listener import listen
 from fsm_runner.http_server.server import WebServer
-from fsm_runner.util.tasks import background_task
 
 if TYPE_CHECKING:
     from fsm_runner.coordinator_server.auth.tokens import TokenRequirements, TokenVerifier
@@ -41,13 +40,14 @@ class CoordinatorServer:
         agents_dir: Path | None = None,
         scripts_dir: Path | None = None,
         *,
+        keep_runs_s: float | None = None,
         token_requirements: "TokenRequirements | None" = None,
         max_connections: int = MAX_CONNECTIONS,
         timings: Timings | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         """Port 0 takes a free one. `database` None keeps all data in memory. `token_requirements` None: callers need
-        no token.
+        no token. `keep_runs_s`: sessions are deleted this long after the end of their last run; None: never.
 
         `clock` returns seconds, by which runners become stale. None: the event loop's clock, which leaves out pauses of
         this process, since heartbeats may have arrived during a pause.
@@ -55,6 +55,7 @@ class CoordinatorServer:
         self._host, self._port = host, port
         self._database = database
         self._agents_dir, self._scripts_dir = agents_dir, scripts_dir
+        self._keep_runs_s = keep_runs_s
         self._token_requirements = token_requirements
         self._bounds = Bounds(max_connections=max_connections)
         self._timings = timings or Timings()
@@ -86,9 +87,11 @@ class CoordinatorServer:
         clock = self._clock or asyncio.get_running_loop().time
         async with AsyncExitStack() as stack:
             stack.callback(listener.close)
-            self.coordinator = coordinator = Coordinator(self._timings, agents, scripts, clock)
+            event_bus = EventBus()
+            store = SqliteStore(self._database, event_bus.publish)
+            self.coordinator = coordinator = Coordinator(store, event_bus, self._timings, agents, scripts, clock)
             stack.push_async_callback(coordinator.aclose)
-            await coordinator.open(self._database)
+            await coordinator.open()
             if verifier is not None:
                 stack.push_async_callback(verifier.aclose)
             self._is_on_loopback = is_loopback(listener.getsockname()[0])
@@ -98,7 +101,7 @@ class CoordinatorServer:
             )
             await web.start()
             stack.push_async_callback(web.end_connections)
-            await stack.enter_async_context(background_task(self._sweep(), "coordinator-sweep"))
+            await stack.enter_async_context(Housekeeping(coordinator, self._keep_runs_s))
             stack.callback(coordinator.end_streams)
             stack.callback(web.stop_listening)
             self._web, self._stack = web, stack.pop_all()
@@ -114,19 +117,6 @@ class CoordinatorServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
-
-    async def _sweep(self) -> None:
-        """Expire silent runners regularly: subscribers to events learn of it without sending a request."""
-        while True:
-            await asyncio.sleep(self._timings.sweep_interval_s)
-            try:
-                if await self.coordinator.worker.check() is None:
-                    await self.coordinator.runners.expire()
-                    await self.coordinator.runners.close_departed()
-            except DatabaseUnavailable:  # logged by the worker
-                continue
-            except Exception as defect:  # noqa: BLE001 - without this task, silent runners would never be removed
-                logger.opt(exception=defect).error("coordinator: the check for silent runners failed and is repeated")
 
 
 def _verifier_of(requirements: "TokenRequirements") -> "TokenVerifier":

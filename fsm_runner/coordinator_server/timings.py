@@ -19,6 +19,10 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """Without a heartbeat for this long, a runner is removed and its open runs fail."""
     sweep_interval_s: float = 30
     """The interval between checks for silent runners. Many requests check too."""
+    tick_interval_s: float = 1
+    """The interval between checks of the queue for runs whose time to start, or to expire, has come."""
+    retention_interval_s: float = 60
+    """The interval between searches for sessions that are kept no longer."""
     confirmation_s: float = 5
     """How long a decision about an approval waits for the confirmation of its runner."""
     redelivery_s: float = 5

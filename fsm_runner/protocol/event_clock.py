@@ -16,6 +16,17 @@ def utc_text(time_s: float) -> str:
     return datetime.fromtimestamp(time_s, UTC).strftime(_FORMAT)
 
 
+def utc_from(text: str) -> str:
+    """Return a time in ISO 8601 with an offset as `utc_now` writes it. Raises ValueError."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError("it has no offset such as `Z` or `+01:00`")
+        return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+    except OverflowError:
+        raise ValueError("it is no time in UTC") from None
+
+
 def utc_at(time_s: float) -> str:
     """Return a Unix time as text to the second, such as `2026-03-01T15:00:00Z`."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

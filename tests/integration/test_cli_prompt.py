@@ -15,8 +15,7 @@ import pytest
 
 from fsm_runner.cli.runner import submit_examples
 from fsm_runner.config.profiles import load_profile
-from fsm_runner.coordinator_server.store.sessions import EventHead
-from fsm_runner.coordinator_server.store.store import Store
+from fsm_runner.coordinator_server.store.interface import Author, EventHead
 from fsm_runner.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from tests.support.embedded import EmbeddedCoordinator, autonomous, embedded_coordinator
 from tests.support.home import PROFILE, make_home
@@ -292,7 +291,7 @@ async def test_a_result_that_is_not_text_is_printed_as_json(tmp_path: Path) -> N
         # The embedded coordinator refuses such an event; others may have taken one.
         event = {"event_type": "result", "session_id": run["session_id"], "timestamp": NOON}
         head, body = msgspec.convert(event, EventHead), msgspec.json.encode({**event, "result_text": 5})
-        await submitter.coordinator.inside.worker.do(Store.add_event, run["session_id"], head, body)
+        await submitter.coordinator.inside.store.add_event(run["session_id"], head, body, Author())
         await submitter.completes(run)
         assert (await submitting).stdout == "5\n"
         further, submitting = await submitter.claims("--session", run["session_id"], "--prompt", "y", "--wait")

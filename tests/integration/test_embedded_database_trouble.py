@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import httpx
 import pytest
 
 from fsm_runner.coordinator_server.http.responses import status_of
-from fsm_runner.coordinator_server.store import worker
-from fsm_runner.coordinator_server.store.database import SCHEMA_VERSION, Database
-from fsm_runner.coordinator_server.store.database_errors import DatabaseUnavailable, unavailable
+from fsm_runner.coordinator_server.store.sqlite import worker
+from fsm_runner.coordinator_server.store.sqlite.database import Database
+from fsm_runner.coordinator_server.store.sqlite.database_errors import DatabaseUnavailable, unavailable
+from fsm_runner.coordinator_server.store.sqlite.migrations import SCHEMA_VERSION
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.embedded import ECHO_AGENT, Clock, EmbeddedCoordinator, embedded_coordinator, registration
 from tests.support.logs import log_lines
@@ -251,7 +253,7 @@ def test_each_reason_is_named_with_its_remedy(
 
 
 def test_a_defect_of_a_statement_does_not_make_the_database_unavailable(tmp_path: Path) -> None:
-    database = Database(tmp_path / "runs.sqlite")
+    database = Database(tmp_path / "runs.sqlite", time.time)
     with pytest.raises(sqlite3.OperationalError, match="no such table"), database.transaction():
         database.execute("SELECT * FROM nowhere")
     with pytest.raises(sqlite3.IntegrityError), database.transaction():
@@ -261,7 +263,7 @@ def test_a_defect_of_a_statement_does_not_make_the_database_unavailable(tmp_path
 
 
 def test_a_transaction_that_failed_to_roll_back_is_rolled_back_by_the_next_one(tmp_path: Path) -> None:
-    database = Database(tmp_path / "runs.sqlite")
+    database = Database(tmp_path / "runs.sqlite", time.time)
     database.execute("BEGIN IMMEDIATE")
     database.execute("PRAGMA user_version=7")
     with database.transaction():
@@ -271,7 +273,7 @@ def test_a_transaction_that_failed_to_roll_back_is_rolled_back_by_the_next_one(t
 
 
 def test_a_database_in_memory_is_never_missing() -> None:
-    database = Database(None)
+    database = Database(None, time.time)
     database.check(by_writing=True)
     assert not isinstance(unavailable(None, sqlite3.OperationalError("syntax")), DatabaseUnavailable)
     database.close()

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from fsm_runner.coordinator_server.server import CoordinatorServer
-from fsm_runner.coordinator_server.store import database
-from fsm_runner.coordinator_server.store.database import SCHEMA_VERSION, Database
+from fsm_runner.coordinator_server.store.sqlite import migrations
+from fsm_runner.coordinator_server.store.sqlite.database import Database
+from fsm_runner.coordinator_server.store.sqlite.migrations import MIGRATIONS, SCHEMA_VERSION
 from fsm_runner.errors import UsageError
 from tests.support.embedded import EmbeddedCoordinator, autonomous, embedded_coordinator
 
@@ -136,7 +138,7 @@ def test_a_migrated_database_has_the_schema_of_a_new_one(tmp_path: Path) -> None
         older.executescript(VERSION_1.read_text())
     columns = []
     for name in ("old", "new"):
-        Database(tmp_path / name).close()
+        Database(tmp_path / name, time.time).close()
         with closing(sqlite3.connect(tmp_path / name)) as opened:
             tables = [row[0] for row in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             columns.append({table: opened.execute(f"PRAGMA table_info({table})").fetchall() for table in tables})
@@ -150,10 +152,10 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_is(
     with closing(sqlite3.connect(file)) as older:
         older.executescript(VERSION_1.read_text())
         before = list(older.iterdump())
-    monkeypatch.setattr(database, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
-    monkeypatch.setattr(database, "MIGRATIONS", {**database.MIGRATIONS, SCHEMA_VERSION: "no statement"})
+    monkeypatch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
+    monkeypatch.setattr(migrations, "MIGRATIONS", {**MIGRATIONS, SCHEMA_VERSION + 1: "no statement"})
     with pytest.raises(UsageError, match=r"runs\.sqlite: cannot be used"):
-        Database(file)
+        Database(file, time.time)
     monkeypatch.undo()
     with closing(sqlite3.connect(file)) as unchanged:
         assert list(unchanged.iterdump()) == before

@@ -26,6 +26,7 @@ async def test_a_registration_returns_the_id_and_the_intervals() -> None:
             "poll_endpoint": "/runner/runs",
             "poll_timeout_seconds": 30,
             "heartbeat_interval_seconds": 60,
+            "registration": 1,
         }
 
 
@@ -69,7 +70,8 @@ async def test_runs_that_wait_for_the_owner_of_an_agent_go_to_its_next_owner() -
 async def test_an_agent_name_of_another_runner_is_refused_and_changes_nothing() -> None:
     async with embedded_coordinator() as coordinator:
         owner = await coordinator.register()
-        answer = await coordinator.http.post("/runner/register", json=registration(hostname="other"))
+        changed = registration(hostname="other", agents=[{**ECHO_AGENT, "description": "Another one."}])
+        answer = await coordinator.http.post("/runner/register", json=changed)
         assert answer.status_code == 409
         detail = answer.json()["detail"]
         assert (detail["error"], detail["agent_name"]) == ("agent_name_collision", "echo")
@@ -181,18 +183,20 @@ async def test_a_failure_keeps_its_error_and_a_stop_its_signal() -> None:
         ]
 
 
-async def test_there_is_no_state_machine_and_no_owner() -> None:
+async def test_there_is_no_state_machine_and_no_owner_of_a_run_that_has_ended() -> None:
     async with embedded_coordinator() as coordinator:
         runner_id, other = await coordinator.register(), await coordinator.register(hostname="other", agents=[])
         await coordinator.submit()
         run = await coordinator.claim(runner_id)
+        refused = await coordinator.report(run, "completed", other)
+        assert (refused.status_code, refused.json()["detail"]["error"]) == (409, "run_reassigned")
+        await coordinator.report(run, "completed", runner_id)
         for kind, fields, status in [
             ("completed", {}, "completed"),
             ("completed", {}, "completed"),
             ("failed", {"error": "x"}, "failed"),
             ("completed", {}, "completed"),
             ("started", {}, "running"),
-            ("stopped", {"signal": "shutdown"}, "stopped"),
         ]:
             assert (await coordinator.report(run, kind, other, **fields)).status_code == 200
             assert await coordinator.run_status(run) == status

@@ -10,6 +10,7 @@ import pytest
 
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.config.profiles import PROCEDURAL_COMMAND
+from fsm_runner.coordinator_server.store.interface import Reporter
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.wire import Agent, Run, RunCreated
 from tests.support.faults import hold, hold_request
@@ -219,7 +220,9 @@ async def test_a_run_that_ended_while_its_runner_was_away_leaves_no_children(tmp
     async with parents(tmp_path) as (both, gate):
         run = await killed_during_the_wait(both, gate)
         (child,) = await both.children(run)
-        await both.system.server.coordinator.worker.do(lambda store: store.report_failed(run.run_id, "lost"))
+        store = both.system.server.coordinator.store
+        reporter = Reporter(runner_id=(await store.run_row(run.run_id)).runner_id or "")
+        await store.report_failed(run.run_id, reporter, "lost")
         async with both.running():
             await both.system.proxy.answered("POST", f"/runner/runs/{child.run_id}/stopped")
             assert (await both.system.api.run(run.run_id)).status == "failed"

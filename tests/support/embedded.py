@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from fsm_runner.coordinator_server.coordinator import Coordinator
+from fsm_runner.coordinator_server.registry import WaitingPoll
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.watch import PATIENCE_S
@@ -108,7 +109,7 @@ class EmbeddedCoordinator:
         session: dict[str, Any] = (await self.http.get(f"/sessions/{run['session_id']}")).json()["session"]
         return session
 
-    def _held(self, runner_id: str) -> set[asyncio.Event]:
+    def _held(self, runner_id: str) -> set[WaitingPoll]:
         runner = self.inside.registry.get(runner_id)
         return set() if runner is None else runner.held_polls
 

@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator_server.http import routes_approval, routes_client, routes_runner, schemas
-from fsm_runner.coordinator_server.store.sessions import EventHead, SessionPatch
+from fsm_runner.coordinator_server.http.schemas import SessionPatch
+from fsm_runner.coordinator_server.store.interface import EventHead
 from fsm_runner.protocol import approvals, wire
 from fsm_runner.reporting import executor_status, provider_limit
 from fsm_runner.reporting.executor_status import ExecutorStatus

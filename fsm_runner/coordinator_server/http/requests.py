@@ -1,6 +1,7 @@
 """Reading requests: the coordinator, the body and the query."""
 
 import asyncio
+import re
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -9,6 +10,8 @@ from fsm_runner.coordinator_server.coordinator import Coordinator
 from fsm_runner.coordinator_server.errors import InvalidField
 from fsm_runner.coordinator_server.http.responses import BodyTimeout, BodyTooLarge
 from fsm_runner.coordinator_server.http.schemas import convert, decode_object
+from fsm_runner.coordinator_server.store.interface import LIST_LIMIT, Author, Page, RunFilter
+from fsm_runner.protocol.event_clock import utc_from
 from fsm_runner.protocol.json_text import valid_json
 from fsm_runner.protocol.wire import JsonObject
 
@@ -18,6 +21,10 @@ BODY_LIMIT_BYTES = 64 * 1024 * 1024
 """More than the largest result event: two outputs of 4 MiB, each byte of which JSON may encode as six."""
 BODY_LIMIT_S = 60.0
 """The longest time in which a body may arrive."""
+
+REGISTRATION_HEADER = "X-Runner-Registration"
+RUN_HEADER = "X-Run-Id"
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 def coordinator_of(request: Request) -> Coordinator:
@@ -54,6 +61,46 @@ async def object_of(request: Request) -> JsonObject:
 async def body_as(request: Request, form: type[T]) -> T:
     """Return the body as a Struct. Raises `InvalidField` and what `body_of` raises."""
     return convert(await object_of(request), form)
+
+
+def registration_of(request: Request) -> int | None:
+    """Return the number of the caller's registration; None: it sends none. Raises `InvalidField`."""
+    return _number(["header", REGISTRATION_HEADER], request.headers.get(REGISTRATION_HEADER))
+
+
+def author_of(request: Request) -> Author:
+    """Raises `InvalidField`."""
+    return Author(run_id=request.headers.get(RUN_HEADER), registration=registration_of(request))
+
+
+def page_of(request: Request) -> Page | None:
+    """Return the requested page; None: the list is not paged. Raises `InvalidField`."""
+    query = request.query_params
+    limit = _number(["query", "limit"], query.get("limit"))
+    if limit is None:
+        return None
+    if not 1 <= limit <= LIST_LIMIT:
+        raise InvalidField(["query", "limit"], f"Input should be between 1 and {LIST_LIMIT}")
+    return Page(limit=limit, after=_number(["query", "after"], query.get("after")))
+
+
+def run_filter_of(request: Request) -> RunFilter:
+    """Raises `InvalidField`."""
+    chosen = {name: request.query_params.get(name) for name in RunFilter.__struct_fields__}
+    if chosen["created_after"] is not None:
+        try:
+            chosen["created_after"] = utc_from(chosen["created_after"])
+        except ValueError as error:
+            raise InvalidField(["query", "created_after"], str(error)) from None
+    return RunFilter(**chosen)
+
+
+def _number(location: list[str], text: str | None) -> int | None:
+    if text is None:
+        return None
+    if _NUMBER.fullmatch(text) is None:
+        raise InvalidField(location, "Input should be an integer of at most 18 digits", "int_parsing")
+    return int(text)
 
 
 def required_query(request: Request, name: str) -> str:

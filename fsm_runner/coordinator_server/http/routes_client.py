@@ -7,16 +7,34 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from fsm_runner.coordinator_server.http.requests import body_as, body_of, coordinator_of, object_of
-from fsm_runner.coordinator_server.http.schemas import Event, convert, decode_object, run_request_of
-from fsm_runner.coordinator_server.store.sessions import OPTIONAL_FIELDS, WORKFLOW_COLUMN, SessionPatch
-from fsm_runner.coordinator_server.store.store import Store
+from fsm_runner.coordinator_server.http.requests import (
+    author_of,
+    body_as,
+    body_of,
+    coordinator_of,
+    object_of,
+    page_of,
+    run_filter_of,
+)
+from fsm_runner.coordinator_server.http.schemas import (
+    Event,
+    SessionPatch,
+    convert,
+    decode_object,
+    digest_of,
+    run_request_of,
+)
+from fsm_runner.coordinator_server.store.interface import Listed, QueueOptions, Store
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.wire import Bind, JsonObject
 
+DELETED_BY_NULL = ("limit", "workflow")
+"""The fields of a session, each a JSON object, that it has only if they are set."""
+AFFINITY_FIELDS = ("session_id", "hostname", "project_dir", "executor_profile", "executor_session_id")
+
 
 def stored(
-    query: Callable[[Store], Callable[..., object]], key: str | None = None
+    query: Callable[[Store], Callable[..., Awaitable[object]]], key: str | None = None
 ) -> Callable[[Request], Awaitable[Response]]:
     """Return an endpoint that responds with the result of a query, as `{key: result}` if there is a key.
 
@@ -24,31 +42,51 @@ def stored(
     """
 
     async def endpoint(request: Request) -> Response:
-        found = await coordinator_of(request).worker.do(lambda store: query(store)(**request.path_params))
+        found = await query(coordinator_of(request).store)(**request.path_params)
         return json_response(found if key is None else {key: found})
 
     return endpoint
 
 
 async def create_run(request: Request) -> Response:
-    run_request, demands = run_request_of(await object_of(request))
-    return json_response(await coordinator_of(request).create_run(run_request, demands), 201)
+    body = await object_of(request)
+    run_request, demands = run_request_of(body)
+    created = await coordinator_of(request).create_run(run_request, demands, digest_of(body))
+    response = {"run_id": created.run_id, "session_id": created.session_id, "status": created.status}
+    # A client relies on an option only if the response repeats it.
+    options = {name: getattr(run_request, name) for name in QueueOptions.__struct_fields__}
+    return json_response({**response, **{name: value for name, value in options.items() if value is not None}}, 201)
 
 
 async def list_runs(request: Request) -> Response:
-    coordinator, status = coordinator_of(request), request.query_params.get("status")
-    runs = await coordinator.worker.do(lambda store: store.runs.all(status))
+    coordinator, chosen = coordinator_of(request), run_filter_of(request)
+    content = _listing("runs", await coordinator.store.runs(chosen, page_of(request)))
     # A runner that does not poll at present looks for stop requests here.
-    approvals = await coordinator.approvals.undelivered() if status == "stopping" else []
-    return json_response({"runs": runs, "approvals": approvals} if approvals else {"runs": runs})
+    approvals = await coordinator.approvals.undelivered() if chosen.status == "stopping" else []
+    return json_response({**content, "approvals": approvals} if approvals else content)
+
+
+async def list_sessions(request: Request) -> Response:
+    return json_response(_listing("sessions", await coordinator_of(request).store.sessions(page_of(request))))
+
+
+def _listing(key: str, listed: Listed) -> JsonObject:
+    content: JsonObject = {key: listed.items}
+    if listed.next is not None:
+        content["next"] = str(listed.next)
+    if listed.is_truncated:
+        content["truncated"] = True
+    return content
 
 
 async def stop_run(request: Request) -> Response:
-    return json_response(await coordinator_of(request).stop(Store.stop_run, request.path_params["run_id"]))
+    coordinator = coordinator_of(request)
+    return json_response(await coordinator.stop(coordinator.store.stop_run(request.path_params["run_id"])))
 
 
 async def stop_session(request: Request) -> Response:
-    return json_response(await coordinator_of(request).stop(Store.stop_session, request.path_params["session_id"]))
+    coordinator = coordinator_of(request)
+    return json_response(await coordinator.stop(coordinator.store.stop_session(request.path_params["session_id"])))
 
 
 async def list_runners(request: Request) -> Response:
@@ -64,41 +102,40 @@ async def get_agent(request: Request) -> Response:
     return json_response(await coordinator_of(request).agent(request.path_params["name"]))
 
 
+async def get_affinity(request: Request) -> Response:
+    session = await coordinator_of(request).store.session(request.path_params["session_id"])
+    return json_response({"affinity": {name: session[name] for name in AFFINITY_FIELDS}})
+
+
 async def delete_session(request: Request) -> Response:
     session_id = request.path_params["session_id"]
-    deleted = await coordinator_of(request).worker.do(lambda store: store.sessions.delete(session_id))
+    deleted = await coordinator_of(request).store.delete_session(session_id)
     return json_response({"ok": True, "session_id": session_id, "deleted": deleted})
 
 
 async def add_event(request: Request) -> Response:
-    body = await body_of(request)
+    body, author = await body_of(request), author_of(request)
     event = convert(decode_object(body), Event)
-    await coordinator_of(request).worker.do(Store.add_event, request.path_params["session_id"], event, body)
+    await coordinator_of(request).store.add_event(request.path_params["session_id"], event, body, author)
     return json_response({"ok": True}, 201)
 
 
 async def bind_session(request: Request) -> Response:
-    fields = msgspec.to_builtins(await body_as(request, Bind))
-    return await _updated(request, {**fields, "status": "running"})
+    bind, session_id = await body_as(request, Bind), request.path_params["session_id"]
+    session = await coordinator_of(request).bind(session_id, bind, author_of(request))
+    return json_response({"ok": True, "session": session})
 
 
 async def patch_session(request: Request) -> Response:
     body = await object_of(request)
     fields = msgspec.to_builtins(convert(body, SessionPatch))
-    for name, column in OPTIONAL_FIELDS.items():
-        value = fields.pop(name, None)
+    for name in DELETED_BY_NULL:
         if name in body:
-            fields[column] = None if value is None else msgspec.json.encode(value)
-    response = await _updated(request, fields)
-    if WORKFLOW_COLUMN in fields:
-        await coordinator_of(request).approvals.note_workflow(request.path_params["session_id"])
-    return response
-
-
-async def _updated(request: Request, fields: JsonObject) -> Response:
-    session = await coordinator_of(request).worker.do(
-        lambda store: store.sessions.update(request.path_params["session_id"], **fields)
-    )
+            fields[name] = None if fields.get(name) is None else msgspec.json.encode(fields[name])
+    coordinator, session_id = coordinator_of(request), request.path_params["session_id"]
+    session = await coordinator.store.update_session(session_id, author_of(request), **fields)
+    if "workflow" in fields:
+        await coordinator.approvals.note_workflow(session_id)
     return json_response({"ok": True, "session": session})
 
 
@@ -115,18 +152,19 @@ async def stream_sessions(request: Request) -> Response:
 ROUTES = [
     Route("/runs", create_run, methods=["POST"]),
     Route("/runs", list_runs),
-    Route("/runs/{run_id}", stored(lambda store: store.runs.get)),
+    Route("/runs/{run_id}", stored(lambda store: store.run)),
     Route("/runs/{run_id}/stop", stop_run, methods=["POST"]),
     Route("/runners", list_runners),
     Route("/agents", list_agents),
     Route("/agents/{name}", get_agent),
-    Route("/sessions", stored(lambda store: store.sessions.all, "sessions")),
-    Route("/sessions/{session_id}", stored(lambda store: store.sessions.get, "session")),
+    Route("/queue", stored(lambda store: store.queue, "queue")),
+    Route("/sessions", list_sessions),
+    Route("/sessions/{session_id}", stored(lambda store: store.session, "session")),
     Route("/sessions/{session_id}", delete_session, methods=["DELETE"]),
-    Route("/sessions/{session_id}/status", stored(lambda store: store.sessions.status, "status")),
-    Route("/sessions/{session_id}/result", stored(lambda store: store.sessions.result)),
-    Route("/sessions/{session_id}/affinity", stored(lambda store: store.sessions.affinity, "affinity")),
-    Route("/sessions/{session_id}/events", stored(lambda store: store.sessions.events, "events")),
+    Route("/sessions/{session_id}/status", stored(lambda store: store.session_status, "status")),
+    Route("/sessions/{session_id}/result", stored(lambda store: store.session_result)),
+    Route("/sessions/{session_id}/affinity", get_affinity),
+    Route("/sessions/{session_id}/events", stored(lambda store: store.session_events, "events")),
     Route("/sessions/{session_id}/events", add_event, methods=["POST"]),
     Route("/sessions/{session_id}/bind", bind_session, methods=["POST"]),
     Route("/sessions/{session_id}/metadata", patch_session, methods=["PATCH"]),

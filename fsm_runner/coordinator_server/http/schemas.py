@@ -1,16 +1,19 @@
 """Request bodies, decoded into Structs. Errors name the field."""
 
+import hashlib
 import re
 from typing import Any, TypeVar
 
 import msgspec
 
-from fsm_runner.coordinator_server.agents import CatalogAgent
+from fsm_runner.coordinator_server.agents import AgentOwner, CatalogAgent
 from fsm_runner.coordinator_server.errors import InvalidField
 from fsm_runner.coordinator_server.matching import Capabilities, Demands, demands_from
 from fsm_runner.coordinator_server.registry import runner_id_of
 from fsm_runner.coordinator_server.runners import RegistrationRequest
-from fsm_runner.coordinator_server.store.sessions import EventHead
+from fsm_runner.coordinator_server.store.interface import EventHead
+from fsm_runner.protocol.approvals import WorkflowState
+from fsm_runner.protocol.event_clock import utc_from
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.json_tree import is_deeper, without_nulls
 from fsm_runner.protocol.statuses import CompletedSession
@@ -43,6 +46,21 @@ class StoppedReport(RunnerRef, frozen=True):
 
 class SessionEndReport(RunnerRef, frozen=True):
     status: str
+
+
+class SessionPatch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Body of `PATCH /sessions/{id}/metadata`. Absent and null fields stay unchanged, but null deletes the last two."""
+
+    project_dir: str | None = None
+    agent_name: str | None = None
+    executor_session_id: str | None = None
+    executor_profile: str | None = None
+    hostname: str | None = None
+    last_resumed_at: str | None = None
+    limit: JsonObject | None = None
+    """The provider's limit for which a run of the session waits (section 2.3)."""
+    workflow: WorkflowState | None = None
+    """Where the workflow of the session's run is (section 1.4)."""
 
 
 class Event(EventHead, frozen=True):
@@ -92,12 +110,22 @@ def convert(fields: JsonObject, form: type[T]) -> T:
 
 
 def run_request_of(body: JsonObject) -> tuple[RunRequest, Demands]:
-    """Return the request and its additional demands. Raises `InvalidField`."""
+    """Return the request, whose `not_before` is in UTC, and its additional demands. Raises `InvalidField`."""
     request = convert(body, RunRequest)
     try:
-        return request, demands_from(request.additional_demands)
+        demands = demands_from(request.additional_demands)
     except msgspec.ValidationError as error:
         raise InvalidField(["body", "additional_demands"], str(error)) from None
+    try:
+        not_before = None if request.not_before is None else utc_from(request.not_before)
+    except ValueError as error:
+        raise InvalidField(["body", "not_before"], str(error)) from None
+    return msgspec.structs.replace(request, not_before=not_before), demands
+
+
+def digest_of(body: JsonObject) -> bytes:
+    """Return what identifies a request: the same fields, in any order, give the same digest."""
+    return hashlib.sha256(msgspec.json.encode(body, order="sorted")).digest()
 
 
 def registration_request_of(body: JsonObject) -> RegistrationRequest:
@@ -107,6 +135,11 @@ def registration_request_of(body: JsonObject) -> RegistrationRequest:
     if isinstance(agents, list):
         cleaned["agents"] = [_cleaned(agent) for agent in agents]
     given = convert(cleaned, Registration)
+    owner = AgentOwner(given.executor_profile, given.executor.type)
+    try:
+        owned = [CatalogAgent(definition, owner) for definition in agents or []]
+    except msgspec.ValidationError as error:
+        raise InvalidField(["body", "agents"], str(error)) from None
     capabilities = Capabilities(
         runner_id=runner_id_of(given.hostname, given.project_dir, given.executor_profile, given.executor.command),
         hostname=given.hostname,
@@ -115,14 +148,8 @@ def registration_request_of(body: JsonObject) -> RegistrationRequest:
         executor_type=given.executor.type,
         tags=frozenset(given.tags),
         require_matching_tags=given.require_matching_tags,
+        owned_agents=frozenset(agent.name for agent in owned),
     )
-    try:
-        owned = [
-            CatalogAgent(definition, runner_id=capabilities.runner_id, owner_type=capabilities.executor_type)
-            for definition in agents or []
-        ]
-    except msgspec.ValidationError as error:
-        raise InvalidField(["body", "agents"], str(error)) from None
     return RegistrationRequest(capabilities, executor if isinstance(executor, dict) else {}, owned)
 
 

@@ -1,0 +1,88 @@
+"""The queue as the runners' polls see it: what they claim, and when they are woken. The runs are in the store."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from fsm_runner.coordinator_server.agents import AgentCatalog
+from fsm_runner.coordinator_server.demand_classes import DemandClasses
+from fsm_runner.coordinator_server.registry import WaitingPoll
+from fsm_runner.coordinator_server.store.interface import ClaimedRun, DemandClass, LostRun, RunRow, Store
+from fsm_runner.coordinator_server.waiting_polls import WaitingPolls
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A run that a poll has claimed, before the response is certain."""
+
+    claimed: ClaimedRun
+    demand_class: DemandClass
+
+
+class RunQueue:
+    def __init__(self, store: Store, agents: AgentCatalog) -> None:
+        self._store = store
+        self._agents = agents
+        self._classes = DemandClasses()
+        self.polls = WaitingPolls(self._classes)
+
+    def add(self, class_id: int, demand_class: DemandClass) -> None:
+        """A run was queued: wake a poll for it."""
+        self._classes.add(class_id, demand_class)
+        self.polls.wake_for([class_id])
+
+    def note_end(self, run: RunRow) -> None:
+        """A run has ended: wake a poll for a run that its agent's `max_running` has delayed."""
+        if run.limited_agent is not None:
+            self._wake_for_agents([run.limited_agent])
+
+    async def close_runner(self, runner_id: str, reason: str) -> list[LostRun]:
+        """Close the runs and sessions of a runner that has left. Return the runs that are queued again."""
+        closed = await self._store.close_runner(runner_id, reason)
+        self._wake_for_agents(closed.limited_agents)
+        if closed.requeued:
+            await self.tick()  # which reads their classes
+        return closed.requeued
+
+    async def tick(self) -> None:
+        """Apply what time has changed, and wake a poll for each class with runs. This repairs a missed wake-up too."""
+        since = self._classes.now
+        tick = await self._store.tick()
+        self._classes.replace(tick.ready, since)
+        self.polls.wake_for(self._classes.ready)
+
+    async def claim(self, poll: WaitingPoll) -> Claim | None:
+        """Claim a run for a poll; None: there is none. The database is not asked if the poll may claim none.
+
+        The caller holds the runner's `claim_lock`.
+        """
+        woken_for, poll.woken_for = poll.woken_for, set()
+        offered = self._classes.claimable(poll.runner)
+        if not offered:
+            return None
+        since = self._classes.now
+        poll.is_looking = True
+        try:
+            claimed = await self._store.claim(
+                poll.runner.runner_id, poll.registration, list(offered), self._agents.max_running
+            )
+        finally:
+            poll.is_looking = False
+        # A claim finds no run of an agent that is at its limit, so only a tick says that its class has none.
+        if claimed is None:
+            self._classes.discard((each for each, known in offered.items() if known.limited_agent is None), since)
+            return None
+        poll.woken_for |= woken_for
+        demand_class = offered[claimed.class_id]
+        if claimed.has_more:
+            poll.woken_for.add(claimed.class_id)
+        elif demand_class.limited_agent is None:
+            self._classes.discard([claimed.class_id], since)
+        return Claim(claimed, demand_class)
+
+    async def release(self, claim: Claim) -> None:
+        """Undo a claim whose response no client receives."""
+        await self._store.release(claim.claimed.run_id)
+        self.add(claim.claimed.class_id, claim.demand_class)
+
+    def _wake_for_agents(self, names: Iterable[str]) -> None:
+        self.polls.wake_for(self._classes.of_agents(frozenset(names)))
