@@ -56,6 +56,7 @@ from fsm_runner.runtime.blueprint import MCP_URL_PLACEHOLDER, RunnerValues
 from fsm_runner.runtime.control.budgets import Budgets
 from fsm_runner.runtime.control.children import Children
 from fsm_runner.runtime.control.descriptors import check_limit
+from fsm_runner.runtime.control.exit_rule import ExitRule
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.session_trees import SessionTrees
 from fsm_runner.runtime.control.silence import SilenceLimit
@@ -219,6 +220,7 @@ async def assembled_runner(
         # Closed in this order: runs before their sessions, and both while the gateway still serves their executors.
         stack.push_async_callback(sessions.aclose)
         stack.push_async_callback(runs.aclose)
+        exit_rule = ExitRule(after_runs=config.exit_after_runs, when_idle_s=config.exit_when_idle_s)
         runner = RunnerActor(
             machines["runner"],
             machines["poller"],
@@ -233,6 +235,7 @@ async def assembled_runner(
             outage,
             inbox,
             approvals.receive,
+            exit_rule,
         )
         check_limit(config.max_runs)
         if journal.path is not None:
@@ -248,7 +251,11 @@ async def assembled_runner(
                 )
 
             await stack.enter_async_context(serve_health(journal.path.parent, health))
-            reruns = Reruns(api, journal, registration, runs, lambda: runner.is_ending)
+
+            def claims_no_more() -> bool:
+                return runner.is_ending or bool(exit_rule.reason(runs.begun_count, idle_s=0))
+
+            reruns = Reruns(api, journal, registration, runs, claims_no_more)
             requests = {**control_requests.handlers(approvals), **control_requests.rerun_handlers(reruns)}
             await stack.enter_async_context(serve_control(journal.path.parent, requests))
         yield runner

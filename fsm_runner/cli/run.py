@@ -116,7 +116,9 @@ def run_here(config: RunnerConfig, profile_name: str | None, work: Work, workflo
     tag_this_runner()
     SUBREAPER.enable(exclusive=True)
     with TemporaryDirectory(prefix=SINGLE_RUN_PREFIX) as state_dir:
-        local = dataclasses.replace(config, coordinator_url=None, state_dir=Path(state_dir))
+        local = dataclasses.replace(
+            config, coordinator_url=None, state_dir=Path(state_dir), exit_after_runs=None, exit_when_idle_s=None
+        )
         return event_loop.run(_run(local, profile, request, workflow))
 
 

@@ -170,6 +170,20 @@ class RunnerConfig:
         "exit when the coordinator has been unreachable for this time",
         default_text="never",
     )
+    exit_after_runs: int | None = _setting(
+        "EXIT_AFTER_RUNS",
+        parse.count,
+        "--exit-after-runs N",
+        "claim at most this many runs, and exit when they have ended",
+        default_text="never",
+    )
+    exit_when_idle_s: float | None = _setting(
+        "EXIT_WHEN_IDLE",
+        parse.seconds,
+        "--exit-when-idle SECONDS",
+        "exit when there was no run for this time",
+        default_text="never",
+    )
     state_dir: Path | None = _setting(
         "STATE_DIR", Path, "--state-dir DIR", "the folder of journals", default_text="~/.local/state/fsm-runner"
     )

@@ -21,6 +21,7 @@ from fsm_runner.runtime.actors.run_registry import RunRegistry
 from fsm_runner.runtime.actors.runner import PollTimes
 from fsm_runner.runtime.actors.session import SessionContext
 from fsm_runner.runtime.actors.session_registry import SessionRegistry
+from fsm_runner.runtime.control.exit_rule import NEVER, ExitRule
 from fsm_runner.runtime.control.heartbeat import Heartbeat
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.poller import Poller
@@ -95,6 +96,7 @@ class PollingRunner:
         times: PollTimes = TIMES,
         max_runs: int | None = None,
         outage_limit_s: float | None = None,
+        exit_rule: ExitRule = NEVER,
         *,
         has_history: bool = True,
     ) -> None:
@@ -143,6 +145,7 @@ class PollingRunner:
             lambda tag: tag in self.runner_tags,
             self._post,
             times.poll_timeout_s,
+            exit_rule=exit_rule,
             has_history=has_history,
         )
 
@@ -169,10 +172,11 @@ async def polling_runner(
     times: PollTimes = TIMES,
     max_runs: int | None = None,
     outage_limit_s: float | None = None,
+    exit_rule: ExitRule = NEVER,
     has_history: bool = True,
 ) -> AsyncIterator[PollingRunner]:
     """A registered runner that claims runs. A defect of one of its tasks is raised at the end."""
-    runner = PollingRunner(api, times, max_runs, outage_limit_s, has_history=has_history)
+    runner = PollingRunner(api, times, max_runs, outage_limit_s, exit_rule, has_history=has_history)
     runner.set_registration(registered)
     work = (runner.poller.live(), runner.heartbeat.run(), runner.outage.run(runner.heartbeat.send))
     tasks = [asyncio.create_task(each) for each in work]

@@ -66,6 +66,10 @@ class RunRegistry:
         self._leaves_waiting = False
         self.left_runs: set[str] = set()
         """The waiting runs that were left to the runner's next process."""
+        self.begun_count = 0
+        """The runs that began here, including resumed ones of an earlier process."""
+        self.idle_since_s = -math.inf
+        """When the last run ended, by the loop's clock; infinite while one is held."""
         self.changed = asyncio.Event()
         """Set at each start and end; the waiting task clears it."""
 
@@ -271,11 +275,16 @@ class RunRegistry:
         self.descriptors.close()
 
     def _begin(self, actor: RunActor) -> None:
+        self.begun_count += 1
         self._actors[actor.name] = actor
         self._tasks.start(actor.name, self._live(actor))
 
     def _on_change(self) -> None:
         self.changed.set()
+        if len(self._tasks) > 0:
+            self.idle_since_s = math.inf
+        elif self.idle_since_s == math.inf:
+            self.idle_since_s = asyncio.get_running_loop().time()
         self.limits.admit()
         for run_id in self.limits.waiting.keys() - self.left_runs if self._leaves_waiting else ():
             logger.info("{}: left to this runner's next process, since it waits", run_id)

@@ -15,6 +15,7 @@ from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.actor import Actor, Inbox, Settings
 from fsm_runner.runtime.actors.run_registry import RunRegistry
+from fsm_runner.runtime.control.exit_rule import NEVER, ExitRule
 from fsm_runner.runtime.control.heartbeat import Heartbeat
 from fsm_runner.runtime.control.outage import OutageTimer
 from fsm_runner.runtime.control.poller import LEAVING, Poller
@@ -68,6 +69,7 @@ class RunnerActor(Actor):
         outage: OutageTimer,
         inbox: Inbox,
         receive_decisions: ReceiveDecisions = ignore_decisions,
+        exit_rule: ExitRule = NEVER,
     ) -> None:
         """`inbox` receives what `client`, `runs`, `journal` and `outage` report: see `app/build.py`."""
         self._heartbeat = Heartbeat(client, self.post, times.heartbeat_interval_s)
@@ -81,6 +83,7 @@ class RunnerActor(Actor):
             self.post,
             times.poll_timeout_s,
             receive_decisions,
+            exit_rule,
             has_history=bool(journal.earlier_processes),
         )
         self._registrar = Registrar(client, registration, self._use_registration)

@@ -1,6 +1,7 @@
 """Polls the coordinator, and hands on what the polls deliver."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from itertools import compress
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from fsm_runner.machine.engine import Cause, Machine, Step
 from fsm_runner.protocol import wire
 from fsm_runner.runtime.actors.actor import Actor
 from fsm_runner.runtime.actors.run_registry import RunRegistry
+from fsm_runner.runtime.control.exit_rule import NEVER, ExitRule
 from fsm_runner.runtime.control.heartbeat import Heartbeat, Post
 from fsm_runner.runtime.control.reconciler import ReceiveDecisions, Reconciler, ignore_decisions
 from fsm_runner.scripts.sync import ScriptSync
@@ -63,6 +65,7 @@ class Poller(Actor):
         post: Post,
         poll_timeout_s: float,
         receive: ReceiveDecisions = ignore_decisions,
+        exit_rule: ExitRule = NEVER,
         *,
         has_history: bool,
     ) -> None:
@@ -94,7 +97,14 @@ class Poller(Actor):
         self._receive = receive
         self._registered: wire.Registered
         """Set when the machine leaves its initial state, before the first activity."""
-        self._reconciler = Reconciler(client, runs, self._may_claim, receive, has_history=has_history)
+        self._reconciler = Reconciler(client, runs, self._may_begin, receive, has_history=has_history)
+        self._exit_rule = exit_rule
+        self._registered_at_s = math.inf
+        """When the coordinator accepted the runner for the first time, by the client's clock."""
+        self._empty_poll_s = -math.inf
+        """When a poll was last answered without a new run, by the client's clock."""
+        self._may_have_lost_run = False
+        """Whether a poll of this process broke, and the runs have not been reconciled since."""
         self._cut_polls = 0
         """The number of consecutive polls that a proxy has cut."""
         self._failed_poll: _FailedPoll | None = None
@@ -114,6 +124,7 @@ class Poller(Actor):
     def set_registration(self, registered: wire.Registered) -> None:
         """Use this registration from now on."""
         self._registered = registered
+        self._registered_at_s = min(self._registered_at_s, self._client.now_s())
         # A poll that an earlier process held may still claim a run.
         self._reconciler.expect_loss(self._hold_s)
         self._poll_waits.reset()
@@ -134,12 +145,12 @@ class Poller(Actor):
         self.post("close_requested")
 
     def facts(self) -> frozenset[str]:
-        may_claim = self._may_claim()
+        may_begin = self._may_begin()
         facts = {
             "poll_may_be_cut": self._failed_poll is not None,
             "pause_is_due": self._pause_s > 0,
-            "reconciliation_is_due": may_claim and self._reconciler.is_due,
-            "may_claim": may_claim,
+            "reconciliation_is_due": may_begin and self._reconciler.is_due,
+            "may_claim": may_begin and not self._exit_reason(),
             "holds_runs": len(self._runs) > 0,
         }
         return frozenset(compress(facts, facts.values()))
@@ -154,6 +165,8 @@ class Poller(Actor):
         self._limits["pause_s"], self._pause_s = self._pause_s, 0.0
         self._limits["recheck_s"] = RUN_LOOKUP_INTERVAL_S if self._runner_has_tag("claims") else None
         self._limits["until_look_up_s"] = max(0.0, self._next_look_up_s - self._client.now_s())
+        if not holds_poll and len(self._runs) == 0 and not self._may_have_lost_run and (reason := self._exit_reason()):
+            self._post_to_runner("drain_requested", reason)
         if step.cause is Cause.ERROR:
             self._defect = payload if isinstance(payload, Exception) else RuntimeError(repr(payload))
 
@@ -164,6 +177,7 @@ class Poller(Actor):
 
     async def _reconcile(self) -> None:
         await self._reconciler.reconcile(self._registered.runner_id)
+        self._may_have_lost_run = self._may_have_lost_run and self._reconciler.expects_loss
 
     async def _look_up_stops(self) -> None:
         self._next_look_up_s = self._client.now_s() + RUN_LOOKUP_INTERVAL_S
@@ -177,6 +191,7 @@ class Poller(Actor):
         except CoordinatorError as fault:
             # The coordinator may still hold the poll, and deliver a run or a stop to a closed connection.
             self._reconciler.expect_loss(hold_s if fault.may_have_arrived else 0.0)
+            self._may_have_lost_run = self._may_have_lost_run or fault.may_have_arrived
             failed = _FailedPoll(fault, self._client.now_s() - began_s, hold_s, known_as)
             if failed.may_be_cut:
                 self._failed_poll = failed
@@ -184,6 +199,8 @@ class Poller(Actor):
                 self._back_off(failed)
             return
         is_new_run = self._hand_on(polled, runner_id)
+        if not is_new_run:
+            self._empty_poll_s = self._client.now_s()
         self._client.note_response()
         self._post_to_runner("coordinator_answered", "poll")
         self._poll_waits.reset()
@@ -241,5 +258,11 @@ class Poller(Actor):
             self._post_to_runner("drain_requested", "the coordinator has deregistered this runner")
         return has_started
 
-    def _may_claim(self) -> bool:
+    def _may_begin(self) -> bool:
+        """Return whether another run may begin, such as one whose claim no poll has delivered."""
         return self._runner_has_tag("claims") and not self._runs.full
+
+    def _exit_reason(self) -> str:
+        """Return why the runner polls no more; empty if it does."""
+        idle_s = self._empty_poll_s - max(self._registered_at_s, self._runs.idle_since_s)
+        return self._exit_rule.reason(self._runs.begun_count, idle_s)

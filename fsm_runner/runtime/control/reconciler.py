@@ -90,6 +90,11 @@ class Reconciler:
         """True if the runs must be reconciled before the next poll."""
         return self._window.is_due(self._client.now_s())
 
+    @property
+    def expects_loss(self) -> bool:
+        """True until a look-up has shown everything that a lost response may have carried."""
+        return self._window.is_open
+
     def expect_loss(self, held_for_s: float = 0.0) -> None:
         """Note that a response may be lost. The coordinator may hold its call for `held_for_s` more."""
         self._window.open(self._client.now_s(), held_for_s)
