@@ -18,11 +18,16 @@ def serve(
     database: Annotated[str | None, Option(metavar="FILE", help="The SQLite file for all data. [in memory]")] = None,
     agents_dir: Annotated[str | None, Option(metavar="DIR", help="The folder of agent definitions, *.json.")] = None,
     scripts_dir: Annotated[str | None, Option(metavar="DIR", help="The folder of scripts, {name}/script.json.")] = None,
+    keep_runs: Annotated[
+        str | None,
+        Option(metavar="DURATION", help="Delete sessions with their runs this long after their end, as 30d. [never]"),
+    ] = None,
 ) -> None:
     """Run a coordinator.
 
     With AUTH_ENABLED=true every call needs a token of AUTH0_DOMAIN for AUTH0_AUDIENCE.
     """
+    from fsm_runner.cli.moments import duration_of
     from fsm_runner.config.settings import known_secrets
     from fsm_runner.coordinator_server.server import DEFAULT_HOST, DEFAULT_PORT, MAX_CONNECTIONS, CoordinatorServer
     from fsm_runner.diagnostics.logs import configure_logs
@@ -38,6 +43,7 @@ def serve(
         database=_path(database),
         agents_dir=_path(agents_dir),
         scripts_dir=_path(scripts_dir),
+        keep_runs_s=duration_of("--keep-runs", keep_runs) if keep_runs else None,
         token_requirements=_token_requirements(),
         max_connections=OPEN_FILES.share(MAX_CONNECTIONS, COORDINATOR_SHARE),
     )

@@ -44,6 +44,7 @@ URL = ("--coordinator-url", "http://127.0.0.1:9")
         (("coordinator", "--port", "70000"), ("70000",)),
         (("coordinator", "--port", "http"), ("http",)),
         (("coordinator", "--agents-dir", "nowhere"), ("nowhere",)),
+        (("coordinator", "--keep-runs", "a month"), ("--keep-runs: 'a month': expected a duration", "30d")),
         (("coordinator", "--port", "0", "--database", "/nowhere/at/all.sqlite"), ("/nowhere/at/all.sqlite",)),
     ],
     ids=" ".join,

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fsm_runner.coordinator_client import api
 from fsm_runner.protocol.wire import RunCreated
 from tests.support.embedded import autonomous
 from tests.support.home import make_home
@@ -169,6 +170,15 @@ async def test_sessions_are_listed_queried_and_deleted(tmp_path: Path) -> None:
         assert status == {"status": "not_existent"}
         gate.gate.write_line()
         await system.end(at_work)
+
+
+async def test_all_pages_of_sessions_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "PAGE_LIMIT", 2)
+    async with coordinator_and_client() as (coordinator, client):
+        for _ in range(5):
+            await coordinator.prompt()
+        expected = {"deleted": 5, "skipped": 0, "skipped_session_ids": []}
+        assert await call(client, "delete_all_agent_sessions") == expected
 
 
 async def test_a_run_that_completes_without_a_result_has_an_empty_one() -> None:
