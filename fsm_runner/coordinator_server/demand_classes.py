@@ -43,12 +43,13 @@ class DemandClasses:
         self.now += 1
         self._ready[class_id] = _ReadyClass(demand_class, self.now)
 
-    def replace(self, ready: Mapping[int, DemandClass], since: int) -> None:
-        """Set the ready classes. `since`: the `now` before they were read."""
+    def replace(self, ready: Mapping[int, DemandClass], since: int) -> list[int]:
+        """Set the ready classes, and return those that were not. `since`: the `now` before they were read."""
         self.discard([class_id for class_id in self._ready if class_id not in ready], since)
-        for class_id, demand_class in ready.items():
-            if class_id not in self._ready:
-                self.add(class_id, demand_class)
+        added = [class_id for class_id in ready if class_id not in self._ready]
+        for class_id in added:
+            self.add(class_id, ready[class_id])
+        return added
 
     def discard(self, class_ids: Iterable[int], since: int) -> None:
         """Note that these classes had no runs to claim. `since`: the `now` before the database was asked."""

@@ -73,10 +73,14 @@ class Polls:
                     if loop.time() >= deadline:
                         return None
 
-    async def note_written(self, response: PollResponse) -> None:
-        """Note that the response was written."""
-        if response.fenced_run_id is not None:
-            with suppress(Unavailable):  # logged by the store; the runner gets the run again, and ignores it
+    async def note_written(self, poll: WaitingPoll, response: PollResponse, *, is_lost: bool) -> None:
+        """Note that the response was written. `is_lost`: the connection has ended, perhaps before."""
+        if response.fenced_run_id is None:
+            return
+        if is_lost:
+            poll.runner.has_untold_claim = True
+        else:
+            with suppress(Unavailable):  # logged by the store; the runner may get the run again, and ignores it
                 await self._store.note_told(response.fenced_run_id)
 
     def _queued(self, poll: WaitingPoll) -> JsonObject | None:

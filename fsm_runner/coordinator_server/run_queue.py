@@ -10,6 +10,9 @@ from fsm_runner.coordinator_server.registry import WaitingPoll
 from fsm_runner.coordinator_server.store.interface import ClaimedRun, DemandClass, LostRun, RunRow, Store
 from fsm_runner.coordinator_server.waiting_polls import WaitingPolls
 
+CLASSES_PER_TICK = 100
+"""The most classes for which a tick wakes polls although they were ready before: it compares each with each poll."""
+
 
 class Claim(msgspec.Struct, frozen=True):
     """A run that a poll has claimed, before the response is certain."""
@@ -23,6 +26,8 @@ class RunQueue:
         self._store = store
         self._agents = agents
         self._classes = DemandClasses()
+        self._first_of_tick = 0
+        """The place of the first class for which the next tick wakes a poll."""
         self.polls = WaitingPolls(self._classes)
 
     def add(self, class_id: int, demand_class: DemandClass) -> None:
@@ -44,11 +49,14 @@ class RunQueue:
         return closed.requeued
 
     async def tick(self) -> None:
-        """Apply what time has changed, and wake a poll for each class with runs. This repairs a missed wake-up too."""
+        """Apply what time has changed, and wake polls for classes with runs, which repairs a missed wake-up too."""
         since = self._classes.now
         tick = await self._store.tick()
-        self._classes.replace(tick.ready, since)
-        self.polls.wake_for(self._classes.ready)
+        self.polls.wake_for(self._classes.replace(tick.ready, since))
+        ready = self._classes.ready
+        self._first_of_tick %= max(len(ready), 1)
+        self.polls.wake_for(ready[self._first_of_tick : self._first_of_tick + CLASSES_PER_TICK])
+        self._first_of_tick += CLASSES_PER_TICK
 
     async def claim(self, poll: WaitingPoll) -> Claim | None:
         """Claim a run for a poll; None: there is none. The database is not asked if the poll may claim none.

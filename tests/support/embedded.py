@@ -85,10 +85,14 @@ class EmbeddedCoordinator:
                 await asyncio.sleep(0)
         return poll
 
-    async def until_nothing_is_held(self, runner_id: str) -> None:
+    async def until_held(self, runner_id: str, polls: int) -> None:
+        """Return when the coordinator holds this number of polls."""
         async with asyncio.timeout(PATIENCE_S):
-            while self._held(runner_id):  # noqa: ASYNC110 - the program has no event for this
+            while len(self._held(runner_id)) != polls:  # noqa: ASYNC110 - the program has no event for this
                 await asyncio.sleep(0)
+
+    async def until_nothing_is_held(self, runner_id: str) -> None:
+        await self.until_held(runner_id, 0)
 
     async def report(self, run: dict[str, Any], kind: str, runner_id: str, **fields: Any) -> httpx.Response:
         return await self.http.post(f"/runner/runs/{run['run_id']}/{kind}", json={"runner_id": runner_id, **fields})
@@ -138,3 +142,56 @@ async def embedded_coordinator(timings: Timings = HELD_FOR_LONG, **settings: Any
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=PATIENCE_S, limits=limits) as http:
             yield EmbeddedCoordinator(server, http)
+
+
+class FencedRunner:
+    """A runner that sends the number of its registration, as fsm-runner does."""
+
+    def __init__(self, coordinator: EmbeddedCoordinator, registered: dict[str, Any]) -> None:
+        self.coordinator = coordinator
+        self.runner_id: str = registered["runner_id"]
+        self.registration: int = registered["registration"]
+
+    def headers(self, run: dict[str, Any] | None = None) -> dict[str, str]:
+        fenced = {"X-Runner-Registration": str(self.registration)}
+        return fenced if run is None else {**fenced, "X-Run-Id": run["run_id"]}
+
+    async def poll(self) -> httpx.Response:
+        return await self.coordinator.http.get(
+            "/runner/runs", params={"runner_id": self.runner_id}, headers=self.headers()
+        )
+
+    async def claim(self) -> dict[str, Any]:
+        answer = await self.poll()
+        assert answer.status_code == 200, answer.text
+        run: dict[str, Any] = answer.json()["run"]
+        return run
+
+    async def report(self, run: dict[str, Any], kind: str, **fields: Any) -> httpx.Response:
+        body = {"runner_id": self.runner_id, **fields}
+        return await self.coordinator.http.post(
+            f"/runner/runs/{run['run_id']}/{kind}", json=body, headers=self.headers()
+        )
+
+    async def heartbeat(self) -> httpx.Response:
+        return await self.coordinator.http.post(
+            "/runner/heartbeat", json={"runner_id": self.runner_id}, headers=self.headers()
+        )
+
+    async def writes(self, run: dict[str, Any]) -> list[httpx.Response]:
+        """Return the responses to a bind, an event and a change of the session."""
+        session, headers = f"/sessions/{run['session_id']}", self.headers(run)
+        bind = {"executor_session_id": "exe-1", "hostname": "host", "executor_profile": "echo"}
+        event = {"event_type": "message", "session_id": run["session_id"], "timestamp": "2026-01-01T00:00:00Z"}
+        http = self.coordinator.http
+        return [
+            await http.post(f"{session}/bind", json=bind, headers=headers),
+            await http.post(f"{session}/events", json=event, headers=headers),
+            await http.patch(f"{session}/metadata", json={"last_resumed_at": "now"}, headers=headers),
+        ]
+
+
+async def fenced_runner(coordinator: EmbeddedCoordinator, **overrides: Any) -> FencedRunner:
+    answer = await coordinator.http.post("/runner/register", json=registration(**overrides))
+    assert answer.status_code == 200, answer.text
+    return FencedRunner(coordinator, answer.json())

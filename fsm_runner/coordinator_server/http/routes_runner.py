@@ -63,7 +63,7 @@ class HeldPoll(Response):
                 response = Response(status_code=204) if answer is None else json_response(answer.content)
                 await response(scope, receive, send)
                 if answer is not None:
-                    await polls.note_written(answer)
+                    await polls.note_written(poll, answer, is_lost=disconnect.done())
 
 
 async def _wait_disconnect(receive: Receive, poll: WaitingPoll) -> None:

@@ -1,0 +1,229 @@
+"""Runs and identities that another runner or process has by now: protocol.md, section 1.1."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.embedded import (
+    ECHO_AGENT,
+    HELD_FOR_LONG,
+    Clock,
+    EmbeddedCoordinator,
+    FencedRunner,
+    embedded_coordinator,
+    fenced_runner,
+    registration,
+)
+from tests.support.watch import PATIENCE_S
+
+STALE_S, REMOVED_S = 121, 601
+
+
+def refusal(answer: httpx.Response) -> tuple[int, Any]:
+    return answer.status_code, answer.json()["detail"]["error"]
+
+
+@asynccontextmanager
+async def coordinator_with_agents(folder: Path, clock: Clock) -> AsyncIterator[EmbeddedCoordinator]:
+    """Two agents that any runner can execute; the runs of `again` are queued again if they are lost."""
+    for name, fields in {"again": {"retry_lost": 1}, "once": {}}.items():
+        (folder / f"{name}.json").write_text(json.dumps({**ECHO_AGENT, "name": name, **fields}))
+    async with embedded_coordinator(clock=clock, agents_dir=folder) as coordinator:
+        yield coordinator
+
+
+async def lost_run(coordinator: EmbeddedCoordinator, clock: Clock, agent: str) -> tuple[FencedRunner, dict[str, Any]]:
+    """Return a removed runner, and the run that it had started."""
+    runner = await fenced_runner(coordinator, hostname="lost", agents=[])
+    await coordinator.submit(agent_name=agent)
+    run = await runner.claim()
+    assert (await runner.report(run, "started")).status_code == 200
+    clock.now_s += REMOVED_S
+    assert (await coordinator.http.get("/runners")).json() == {"runners": []}
+    return runner, run
+
+
+async def test_each_call_of_a_superseded_process_is_refused() -> None:
+    clock = Clock()
+    async with embedded_coordinator(clock=clock) as coordinator:
+        former = await fenced_runner(coordinator)
+        await coordinator.submit()
+        run = await former.claim()
+        clock.now_s += STALE_S
+        present = await fenced_runner(coordinator)
+        assert present.runner_id == former.runner_id
+        assert present.registration > former.registration
+        answers = [
+            await former.poll(),
+            await former.heartbeat(),
+            *await former.writes(run),
+            *[
+                await former.report(run, kind, **fields)
+                for kind, fields in {
+                    "started": {},
+                    "completed": {},
+                    "failed": {"error": "x"},
+                    "stopped": {"signal": "SIGTERM"},
+                }.items()
+            ],
+            await coordinator.http.delete(f"/runners/{former.runner_id}?self=true", headers=former.headers()),
+        ]
+        assert [refusal(answer) for answer in answers] == [(409, "registration_superseded")] * len(answers)
+        assert await coordinator.run_status(run) == "claimed"
+        # The present process has the runs of the former one.
+        assert (await present.report(run, "started")).status_code == 200
+        assert [answer.status_code for answer in await present.writes(run)] == [200, 201, 200]
+        assert (await present.report(run, "completed")).status_code == 200
+
+
+async def test_a_registration_ends_the_held_poll_of_the_former_process_and_that_claims_nothing() -> None:
+    clock = Clock()
+    async with embedded_coordinator(clock=clock) as coordinator:
+        former = await fenced_runner(coordinator)
+        unfenced = await coordinator.held_poll(former.runner_id)
+        poll = asyncio.create_task(former.poll())
+        await coordinator.until_held(former.runner_id, 2)
+        clock.now_s += STALE_S
+        present = await fenced_runner(coordinator)
+        async with asyncio.timeout(PATIENCE_S):
+            assert refusal(await poll) == (409, "registration_superseded")
+        assert not unfenced.done()
+        unfenced.cancel()
+        await coordinator.until_nothing_is_held(present.runner_id)
+        run = await coordinator.submit()
+        assert (await present.claim())["run_id"] == run["run_id"]
+
+
+@pytest.mark.parametrize("number", ["-1", "1.0", "x", "", "9" * 19])
+async def test_a_registration_that_is_no_number_is_422(number: str) -> None:
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        answer = await coordinator.http.post(
+            "/runner/heartbeat", json={"runner_id": runner_id}, headers={"X-Runner-Registration": number}
+        )
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["header", "X-Runner-Registration"]
+
+
+async def test_a_lost_run_is_queued_again_and_its_former_runner_is_refused_and_told_to_stop(tmp_path: Path) -> None:
+    clock = Clock()
+    async with coordinator_with_agents(tmp_path, clock) as coordinator:
+        former, run = await lost_run(coordinator, clock, "again")
+        waiting = (await coordinator.http.get(f"/runs/{run['run_id']}")).json()
+        assert (waiting["status"], waiting["attempt"], waiting["runner_id"]) == ("pending", 2, None)
+        assert (await coordinator.session(run))["status"] == "pending"
+
+        heir = await fenced_runner(coordinator, hostname="heir", agents=[])
+        again = await heir.claim()
+        assert (again["run_id"], again["session_id"], again["attempt"]) == (run["run_id"], run["session_id"], 2)
+
+        returned = await fenced_runner(coordinator, hostname="lost", agents=[])
+        assert returned.runner_id == former.runner_id
+        answers = [await returned.report(run, "completed"), *await returned.writes(run)]
+        assert [refusal(answer) for answer in answers] == [(409, "run_reassigned")] * 4
+        detail = answers[0].json()["detail"]
+        assert (detail["run_id"], detail["attempt"]) == (run["run_id"], 2)
+        assert (await returned.poll()).json() == {"stop_sessions": [run["session_id"]]}
+
+        assert [answer.status_code for answer in await heir.writes(again)] == [200, 201, 200]
+        assert (await heir.report(again, "completed")).status_code == 200
+        assert await coordinator.run_status(run) == "completed"
+
+
+async def test_a_lost_run_wakes_a_poll(tmp_path: Path) -> None:
+    clock = Clock()
+    async with coordinator_with_agents(tmp_path, clock) as coordinator:
+        lost = await fenced_runner(coordinator, hostname="lost", agents=[])
+        await coordinator.submit(agent_name="again")
+        run = await lost.claim()
+        clock.now_s += REMOVED_S / 2
+        heir = await coordinator.register(hostname="heir", agents=[])
+        poll = await coordinator.held_poll(heir)
+        clock.now_s += REMOVED_S / 2
+        await coordinator.http.get("/runners")
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await poll).json()["run"]["run_id"] == run["run_id"]
+
+
+async def test_a_run_without_a_retry_fails_and_its_late_end_counts(tmp_path: Path) -> None:
+    clock = Clock()
+    async with coordinator_with_agents(tmp_path, clock) as coordinator:
+        _, run = await lost_run(coordinator, clock, "once")
+        assert await coordinator.run_status(run) == "failed"
+        returned = await fenced_runner(coordinator, hostname="lost", agents=[])
+        for _ in range(2):
+            assert (await returned.report(run, "completed")).status_code == 200
+            assert await coordinator.run_status(run) == "completed"
+        assert (await returned.report(run, "started")).status_code == 200
+        assert await coordinator.run_status(run) == "completed"
+
+
+async def test_a_run_that_was_claimed_without_a_number_is_not_queued_again(tmp_path: Path) -> None:
+    clock = Clock()
+    async with coordinator_with_agents(tmp_path, clock) as coordinator:
+        runner_id = await coordinator.register(agents=[])
+        await coordinator.submit(agent_name="again")
+        run = await coordinator.claim(runner_id)
+        clock.now_s += REMOVED_S
+        await coordinator.http.get("/runners")
+        assert await coordinator.run_status(run) == "failed"
+
+
+async def test_a_claim_whose_response_was_not_written_is_in_the_first_poll_of_the_next_registration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    async with embedded_coordinator(clock=clock) as coordinator:
+
+        async def forgotten(run_id: str) -> None:
+            """As if the process had ended before."""
+
+        former = await fenced_runner(coordinator)
+        first, second, third = [await coordinator.submit() for _ in range(3)]
+        assert (await former.claim())["run_id"] == first["run_id"]
+        monkeypatch.setattr(coordinator.inside.store, "note_told", forgotten)
+        assert (await former.claim())["run_id"] == second["run_id"]
+        monkeypatch.undo()
+        # Not with a poll of the same registration.
+        assert (await former.claim())["run_id"] == third["run_id"]
+        clock.now_s += STALE_S
+        present = await fenced_runner(coordinator)
+        assert (await present.claim())["run_id"] == second["run_id"]
+        poll = asyncio.create_task(present.poll())
+        await coordinator.until_held(present.runner_id, 1)
+        fourth = await coordinator.submit()
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await poll).json()["run"]["run_id"] == fourth["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [({}, 200), ({"hostname": "elsewhere"}, 409), ({"executor_profile": "other"}, 409)],
+)
+async def test_a_bind_without_a_number_must_come_from_the_runner_that_has_the_run(
+    fields: dict[str, str], status: int
+) -> None:
+    async with embedded_coordinator() as coordinator:
+        runner_id = await coordinator.register()
+        await coordinator.submit()
+        run = await coordinator.claim(runner_id)
+        answer = await coordinator.bind(run, **fields)
+        assert answer.status_code == status, answer.text
+        if status == 409:
+            assert refusal(answer) == (409, "run_reassigned")
+        await coordinator.report(run, "completed", runner_id)
+        assert (await coordinator.bind(run, **fields)).status_code == 200
+
+
+async def test_two_registrations_of_one_identity_at_once_give_one_runner() -> None:
+    async with embedded_coordinator(HELD_FOR_LONG) as coordinator:
+        answers = await asyncio.gather(
+            *(coordinator.http.post("/runner/register", json=registration()) for _ in range(5))
+        )
+        assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409, 409]
