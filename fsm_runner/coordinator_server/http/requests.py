@@ -24,6 +24,7 @@ BODY_LIMIT_S = 60.0
 
 REGISTRATION_HEADER = "X-Runner-Registration"
 RUN_HEADER = "X-Run-Id"
+ATTEMPT_HEADER = "X-Run-Attempt"
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
@@ -68,9 +69,16 @@ def registration_of(request: Request) -> int | None:
     return _number(["header", REGISTRATION_HEADER], request.headers.get(REGISTRATION_HEADER))
 
 
+def attempt_of(request: Request) -> int | None:
+    """Return the attempt of the run that the caller has; None: it sends none. Raises `InvalidField`."""
+    return _number(["header", ATTEMPT_HEADER], request.headers.get(ATTEMPT_HEADER))
+
+
 def author_of(request: Request) -> Author:
     """Raises `InvalidField`."""
-    return Author(run_id=request.headers.get(RUN_HEADER), registration=registration_of(request))
+    return Author(
+        run_id=request.headers.get(RUN_HEADER), attempt=attempt_of(request), registration=registration_of(request)
+    )
 
 
 def page_of(request: Request) -> Page | None:

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from fsm_runner.coordinator_server.coordinator import Coordinator
 from fsm_runner.coordinator_server.http.requests import (
+    attempt_of,
     body_as,
     coordinator_of,
     object_of,
@@ -84,7 +85,7 @@ def recording(
         report, registration = await body_as(request, form), registration_of(request)
         coordinator, (run_or_session_id,) = coordinator_of(request), request.path_params.values()
         await coordinator.runners.registered(report.runner_id, registration)
-        reporter = Reporter(runner_id=report.runner_id, registration=registration)
+        reporter = Reporter(runner_id=report.runner_id, registration=registration, attempt=attempt_of(request))
         ended = await record(coordinator.store, run_or_session_id, reporter, report)
         if ended is not None:
             coordinator.queue.note_end(ended)

@@ -81,12 +81,15 @@ class Reporter(msgspec.Struct, frozen=True, kw_only=True):
     runner_id: str
     registration: int | None = None
     """`X-Runner-Registration`; None: the runner is not fenced."""
+    attempt: int | None = None
+    """`X-Run-Attempt`, the attempt whose claim the runner has got; None: without this header."""
 
 
 class Author(msgspec.Struct, frozen=True, kw_only=True):
-    """Who writes to a session: `X-Run-Id` and `X-Runner-Registration`; None: without these headers."""
+    """Who writes to a session: `X-Run-Id`, `X-Run-Attempt` and `X-Runner-Registration`; None: without these headers."""
 
     run_id: str | None = None
+    attempt: int | None = None
     registration: int | None = None
 
 

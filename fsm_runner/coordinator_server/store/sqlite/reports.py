@@ -93,7 +93,8 @@ class Reports:
             checks = f"(runner_id IS NULL OR runner_id = ? OR NOT {HELD})"
             checked: tuple[object, ...] = (reporter.runner_id,)
         else:
-            checks, checked = f"runner_id = ? AND {_IS_CURRENT}", (reporter.runner_id, reporter.registration)
+            checks = f"runner_id = ? AND {_IS_CURRENT} AND attempt = coalesce(?, attempt)"
+            checked = (reporter.runner_id, reporter.registration, reporter.attempt)
         run = self._runs.changed(
             f"UPDATE runs SET {settings} WHERE run_id = ? AND {condition} AND {checks} RETURNING *",  # noqa: S608 - fixed text
             (*values, run_id, *checked),
@@ -107,7 +108,7 @@ class Reports:
         row = self._runs.found(run_id)
         if reporter.registration is not None and not self._is_registered(reporter.runner_id, reporter.registration):
             raise RegistrationSuperseded(reporter.runner_id)
-        if row["runner_id"] != reporter.runner_id:
+        if row["runner_id"] != reporter.runner_id or reporter.attempt not in (None, row["attempt"]):
             raise RunReassigned(run_id, row["attempt"])
 
     def _check(self, author: Author, session_id: str) -> None:
@@ -122,7 +123,8 @@ class Reports:
         row = self._runs.found(author.run_id)
         if writer is None:
             raise RegistrationSuperseded(row["runner_id"] or "this runner")
-        if row["runner_id"] != writer["runner_id"] or row["session_id"] != session_id:
+        is_holder = row["runner_id"] == writer["runner_id"] and row["session_id"] == session_id
+        if not is_holder or author.attempt not in (None, row["attempt"]):
             raise RunReassigned(author.run_id, row["attempt"])
 
     def _is_registered(self, runner_id: str, registration: int) -> bool:
