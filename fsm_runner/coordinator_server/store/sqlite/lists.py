@@ -16,7 +16,7 @@ from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
 from fsm_runner.protocol.statuses import HELD_RUN_STATUSES, OPEN_RUN_STATUSES, TERMINAL_RUN_STATUSES
 
-READ_AT_ONCE = 10_000
+READ_AT_ONCE = 2_000
 """The most entries that one transaction reads."""
 
 _STATUSES = sorted(OPEN_RUN_STATUSES | TERMINAL_RUN_STATUSES)

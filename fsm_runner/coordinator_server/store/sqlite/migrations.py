@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from loguru import logger
 
 from fsm_runner.errors import UsageError
 
@@ -126,10 +127,11 @@ CREATE UNIQUE INDEX runs_by_key ON runs (idempotency_key) WHERE idempotency_key 
 DROP INDEX sessions_by_status;
 CREATE INDEX sessions_idle ON sessions (seq) WHERE status = 'idle';
 CREATE INDEX sessions_ended ON sessions (last_run_ended_at) WHERE status IN ('finished', 'failed', 'stopped');
-UPDATE classes SET
-    ready = (SELECT count(*) FROM runs WHERE status = 'pending' AND runs.class_id = classes.class_id),
-    claimed = (SELECT count(*) FROM runs WHERE status = 'claimed' AND runs.class_id = classes.class_id),
-    running = (SELECT count(*) FROM runs WHERE status IN ('running', 'stopping') AND runs.class_id = classes.class_id);
+UPDATE classes SET ready = open.pending, claimed = open.claimed, running = open.running FROM (
+    SELECT class_id, sum(status = 'pending') AS pending, sum(status = 'claimed') AS claimed,
+        sum(status IN ('running', 'stopping')) AS running
+    FROM runs INDEXED BY runs_by_status WHERE status IN ('pending', 'claimed', 'running', 'stopping') GROUP BY class_id
+) AS open WHERE classes.class_id = open.class_id;
 UPDATE sessions SET last_run_ended_at = (SELECT max(completed_at) FROM runs WHERE session_id = sessions.session_id);
 """
 
@@ -171,8 +173,8 @@ def _to_version_4(connection: sqlite3.Connection) -> None:
     decode_request = msgspec.json.Decoder(_Request3).decode
     class_ids: dict[bytes, int] = {}
 
-    def class_of(demands: dict[str, Any], run: _Request3, status: str) -> int:
-        if run.type == "start_session" and demands.pop("runner_id", None) is not None and status == "pending":
+    def class_of(demands: dict[str, Any], run: _Request3) -> int:
+        if run.type == "start_session" and demands.pop("runner_id", None) is not None:
             # Each runner with an agent of this name can claim it, not only the one that had it at the time.
             demands["owned_agent"] = run.agent_name
         definition = msgspec.json.encode({"demands": demands, "limited_agent": None})
@@ -184,7 +186,7 @@ def _to_version_4(connection: sqlite3.Connection) -> None:
     def rows() -> Iterator[tuple[object, ...]]:
         for row in connection.execute(f"SELECT {', '.join(columns)}, demands FROM runs_3 ORDER BY seq"):  # noqa: S608
             run = decode_request(row["request"])
-            class_id = class_of(msgspec.json.decode(row["demands"]), run, row["status"])
+            class_id = class_of(msgspec.json.decode(row["demands"]), run)
             rank = round(datetime.fromisoformat(row["created_at"]).timestamp() * 1000)
             yield (*tuple(row)[: len(columns)], class_id, rank, run.agent_name, run.parent_session_id)
 
@@ -222,6 +224,8 @@ def migrate(connection: sqlite3.Connection, file: Path | None) -> None:
         raise UsageError(
             f"{file}: it is not a database of this coordinator (version {SCHEMA_VERSION}); name another file"
         )
+    if 0 < version < SCHEMA_VERSION:
+        logger.info("coordinator: {} is migrated from version {} to {}", file, version, SCHEMA_VERSION)
     for next_version in range(version + 1, SCHEMA_VERSION + 1):
         migration = MIGRATIONS[next_version]
         if isinstance(migration, str):
