@@ -1,0 +1,106 @@
+"""The runs of a runner that has left fail, or are queued again."""
+
+from typing import Any
+
+import pytest
+
+from fsm_runner.coordinator_server.store.interface import Closed, LostRun
+from tests.support.stores import NO_AUTHOR, StoreUser
+
+
+async def test_the_open_runs_of_a_runner_that_has_left_fail(user: StoreUser) -> None:
+    claimed, running, stopping, other = [await user.submit() for _ in range(4)]
+    for _ in range(3):
+        await user.claimed("one")
+    await user.claimed("two")
+    for run in (running, stopping):
+        await user.store.report_started(run.run_id, user.reporter("one"))
+    await user.store.stop_run(stopping.run_id)
+    assert await user.store.close_runner("one", "it has left") == Closed(requeued=[], limited_agents=frozenset())
+    for run in (claimed, running, stopping):
+        assert await user.statuses(run) == ("failed", "failed")
+        assert (await user.store.run(run.run_id))["error"] == "it has left"
+        event = (await user.events(run.session_id))[-1]
+        assert (event["event_type"], event["status"], event["error"]) == ("run_completed", "failed", "it has left")
+    assert await user.status(other) == "claimed"
+    assert await user.store.close_runner("one", "again") == Closed(requeued=[], limited_agents=frozenset())
+
+
+async def test_the_idle_sessions_of_a_runner_that_has_left_are_finished(user: StoreUser) -> None:
+    idle, moved, other = [await user.submit() for _ in range(3)]
+    for _ in range(2):
+        await user.completed("one", session_status="idle")
+    await user.completed("two", session_status="idle")
+    await user.submit(resumes=moved.session_id)
+    await user.completed("two", session_status="idle")
+    await user.submit(resumes=idle.session_id)  # still waits
+    await user.store.close_runner("one", "it has left")
+    assert await user.store.session_status(idle.session_id) == "finished"
+    assert await user.store.session_status(moved.session_id) == "idle"
+    assert await user.store.session_status(other.session_id) == "idle"
+
+
+@pytest.mark.parametrize("is_started", [True, False])
+async def test_a_lost_run_with_a_retry_is_queued_again_at_its_place(user: StoreUser, *, is_started: bool) -> None:
+    first, second = await user.submit(retry_lost=1, queue_ttl_seconds=30), await user.submit()
+    await user.claimed("one")
+    if is_started:
+        await user.store.report_started(first.run_id, user.reporter("one"))
+    workflow = b'{"name":"w","state":"s","since":"","visit":1}'
+    await user.store.update_session(first.session_id, NO_AUTHOR, limit=b'{"kind":"x"}', workflow=workflow)
+    user.changes.clear()
+    user.now_s += 60
+    closed = await user.store.close_runner("one", "it has left")
+    assert first.class_id is not None
+    lost = LostRun(run_id=first.run_id, session_id=first.session_id, class_id=first.class_id)
+    assert closed.requeued == [lost]
+    assert [change.type for change in user.changes] == ["run_updated", "session_updated"]
+    assert await user.statuses(first) == ("pending", "pending")
+    expected = {"attempt": 2, "runner_id": None, "claimed_at": None, "started_at": None, "error": None}
+    assert (await user.store.run(first.run_id)).items() >= expected.items()
+    assert {"limit", "workflow"}.isdisjoint(await user.store.session(first.session_id))
+    await user.store.tick()  # a run that was claimed in time does not expire
+    again = await user.claimed("two")
+    assert (again.run_id, again.run["attempt"]) == (first.run_id, 2)
+    assert (await user.claimed("two")).run_id == second.run_id
+    # The only retry is used.
+    assert (await user.store.close_runner("two", "it has left too")).requeued == []
+    assert await user.status(first) == "failed"
+
+
+async def lost(user: StoreUser, *, stops: bool = False, fenced: bool = True, **fields: Any) -> str:
+    """Return the status of a run whose runner has left."""
+    run = await user.submit(**fields)
+    await user.claimed("one", fenced=fenced)
+    if stops:
+        await user.store.stop_run(run.run_id)
+    await user.store.close_runner("one", "it has left")
+    return await user.status(run)
+
+
+async def test_a_lost_run_fails_if_it_cannot_be_repeated(user: StoreUser) -> None:
+    assert await lost(user, retry_lost=1) == "pending"
+    await user.store.stop_run((await user.listed(status="pending"))[0])
+    assert await lost(user) == "failed"
+    assert await lost(user, retry_lost=1, fenced=False) == "failed"
+    assert await lost(user, retry_lost=1, stops=True) == "failed"
+    assert await lost(user, retry_lost=1, runner_id="one") == "failed"
+
+
+async def test_the_fence_of_a_claim_ends_with_the_claim(user: StoreUser) -> None:
+    run = await user.submit(retry_lost=1)
+    await user.claimed("one")
+    await user.store.release(run.run_id)
+    await user.claimed("two", fenced=False)
+    assert (await user.store.close_runner("two", "gone")).requeued == []
+
+
+async def test_the_agents_with_a_limit_that_hold_fewer_runs_are_named(user: StoreUser) -> None:
+    for agent in ("heavy", "repeated"):
+        await user.submit(agent, limited=True, retry_lost=agent == "repeated")
+    await user.submit("light")
+    for _ in range(3):
+        await user.claimed("one")
+    closed = await user.store.close_runner("one", "gone")
+    assert closed.limited_agents == {"heavy", "repeated"}
+    assert await user.claim(max_running={"repeated": 1}) is not None
