@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from fsm_runner.coordinator_client.api import CoordinatorApi
+from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
 from tests.support.program import Finished, environment, finish
 from tests.support.serving import serving
@@ -88,6 +90,23 @@ async def test_a_run_whose_options_are_ignored_is_stopped(tmp_path: Path) -> Non
     assert ended.stderr.startswith("error: --not-before, --queue-ttl: the coordinator at http://127.0.0.1:")
     assert ended.stderr.endswith(" does not confirm this, so it may ignore it; run_6 was stopped\n")
     assert lists.stopped == ["run_6"]
+
+
+async def test_the_embedded_coordinator_confirms_the_options_and_repeats_ids(tmp_path: Path) -> None:
+    async with CoordinatorServer(port=0) as server:
+        command = ("submit", "--prompt", "x", *OPTIONS, "--idempotency-key", "nightly", "-c", server.url)
+        first, again = [await finish(tmp_path, environment(None), *command) for _ in range(2)]
+        assert first.code == EXIT_OK, first.stderr
+        assert again.stdout == first.stdout
+        other = await finish(tmp_path, environment(None), *command, "--priority", "1")
+        assert (other.code, other.stdout) == (EXIT_USAGE, "")
+        assert f"{json.loads(first.stdout)['run_id']} was started with this idempotency_key" in other.stderr
+        async with CoordinatorApi(server.url) as api:
+            (run,) = await api.runs()
+    shown = json.loads(first.stdout)
+    assert shown == {name: getattr(run, name) for name in shown}
+    assert shown.keys() == {"run_id", "session_id", "status", "idempotency_key", *FIELDS}
+    assert run.attempt == 1
 
 
 @pytest.mark.parametrize(
