@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
 from fsm_runner.coordinator_server.store.interface import ChangeEvent
 from fsm_runner.coordinator_server.store.sqlite.database_errors import (
     GONE,
@@ -120,7 +122,8 @@ def _connect(file: Path | None) -> sqlite3.Connection:
             migrate(connection, file)
             stack.pop_all()
             return connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
+        # A migration decodes the data.
         reason = f"cannot be used as the coordinator's database: {error}"
         if "locked" in str(error):
             reason = "the database is in use by another coordinator; stop that one or name another file"
