@@ -265,4 +265,4 @@ class Poller(Actor):
     def _exit_reason(self) -> str:
         """Return why the runner polls no more; empty if it does."""
         idle_s = self._empty_poll_s - max(self._registered_at_s, self._runs.idle_since_s)
-        return self._exit_rule.reason(self._runs.begun_count, idle_s)
+        return self._exit_rule.reason(self._runs.begun_count, 0.0 if self._may_have_lost_run else idle_s)
