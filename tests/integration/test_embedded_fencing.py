@@ -12,7 +12,6 @@ import pytest
 
 from tests.support.embedded import (
     ECHO_AGENT,
-    HELD_FOR_LONG,
     Clock,
     EmbeddedCoordinator,
     FencedRunner,
@@ -222,7 +221,7 @@ async def test_a_bind_without_a_number_must_come_from_the_runner_that_has_the_ru
 
 
 async def test_two_registrations_of_one_identity_at_once_give_one_runner() -> None:
-    async with embedded_coordinator(HELD_FOR_LONG) as coordinator:
+    async with embedded_coordinator() as coordinator:
         answers = await asyncio.gather(
             *(coordinator.http.post("/runner/register", json=registration()) for _ in range(5))
         )

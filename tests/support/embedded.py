@@ -13,8 +13,8 @@ from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.coordinator_server.timings import Timings
 from tests.support.watch import PATIENCE_S
 
-HELD_FOR_LONG = Timings(poll_timeout_s=10 * PATIENCE_S)
-"""Longer than a test waits, so that a poll which is not woken fails its test."""
+HELD_FOR_LONG = Timings(poll_timeout_s=10 * PATIENCE_S, tick_interval_s=10 * PATIENCE_S)
+"""Longer than a test waits, so that a poll which no event wakes fails its test."""
 
 ECHO_AGENT = {
     "name": "echo",
