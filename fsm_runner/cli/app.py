@@ -123,7 +123,8 @@ def submit(
         Option("--not-before", metavar="TIME", help="No runner claims the run earlier: a time, or 90s, 15m, 2h, 1d."),
     ] = None,
     queue_ttl: Annotated[
-        str | None, Option("--queue-ttl", metavar="DURATION", help="The run fails if no runner claims it in this time.")
+        str | None,
+        Option("--queue-ttl", metavar="DURATION", help="The run fails if no runner claims it in this time: 90s, 15m."),
     ] = None,
     idempotency_key: Annotated[
         str | None,

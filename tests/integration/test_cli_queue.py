@@ -10,9 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from fsm_runner.coordinator_client import api
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
+from fsm_runner.protocol.wire import RunRequest
 from tests.support.program import Finished, environment, finish
 from tests.support.serving import serving
 
@@ -101,12 +103,23 @@ async def test_the_embedded_coordinator_confirms_the_options_and_repeats_ids(tmp
         other = await finish(tmp_path, environment(None), *command, "--priority", "1")
         assert (other.code, other.stdout) == (EXIT_USAGE, "")
         assert f"{json.loads(first.stdout)['run_id']} was started with this idempotency_key" in other.stderr
-        async with CoordinatorApi(server.url) as api:
-            (run,) = await api.runs()
+        async with CoordinatorApi(server.url) as coordinator:
+            (run,) = await coordinator.runs()
     shown = json.loads(first.stdout)
     assert shown == {name: getattr(run, name) for name in shown}
     assert shown.keys() == {"run_id", "session_id", "status", "idempotency_key", *FIELDS}
     assert run.attempt == 1
+
+
+async def test_runs_and_the_runs_of_a_session_are_complete_over_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "PAGE_LIMIT", 2)
+    async with CoordinatorServer(port=0) as server, CoordinatorApi(server.url) as coordinator:
+        runs = []
+        for parent in (None, "ses_a", "ses_b", "ses_a", "ses_a"):
+            request = RunRequest(type="start_session", parameters={"prompt": "x"}, parent_session_id=parent)
+            runs.append((await coordinator.create_run(request)).run_id)
+        assert [run.run_id for run in await coordinator.runs()] == runs
+        assert [run.run_id for run in await coordinator.children("ses_a")] == [runs[1], *runs[3:]]
 
 
 @pytest.mark.parametrize(
