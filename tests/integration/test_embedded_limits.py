@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -10,11 +9,7 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator_server.server import CoordinatorServer
-from fsm_runner.coordinator_server.store.sqlite import migrations
-from fsm_runner.coordinator_server.store.sqlite.database import Database
-from fsm_runner.coordinator_server.store.sqlite.migrations import MIGRATIONS, SCHEMA_VERSION
-from fsm_runner.errors import UsageError
+from fsm_runner.coordinator_server.store.sqlite.migrations import SCHEMA_VERSION
 from tests.support.embedded import EmbeddedCoordinator, autonomous, embedded_coordinator
 
 VERSION_1 = Path(__file__).parents[1] / "fixtures" / "coordinator_version_1" / "sessions.sql"
@@ -131,55 +126,3 @@ async def test_a_database_of_version_1_is_migrated(tmp_path: Path) -> None:
             assert await patched(coordinator, idle, limit=None) == idle
     with closing(sqlite3.connect(file)) as migrated:
         assert migrated.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
-
-
-def test_a_migrated_database_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
-    with closing(sqlite3.connect(tmp_path / "old")) as older:
-        older.executescript(VERSION_1.read_text())
-    columns = []
-    for name in ("old", "new"):
-        Database(tmp_path / name, time.time).close()
-        with closing(sqlite3.connect(tmp_path / name)) as opened:
-            tables = [row[0] for row in opened.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            columns.append({table: opened.execute(f"PRAGMA table_info({table})").fetchall() for table in tables})
-    assert columns[0] == columns[1]
-
-
-async def test_a_migration_that_fails_leaves_the_database_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "runs.sqlite"
-    with closing(sqlite3.connect(file)) as older:
-        older.executescript(VERSION_1.read_text())
-        before = list(older.iterdump())
-    monkeypatch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
-    monkeypatch.setattr(migrations, "MIGRATIONS", {**MIGRATIONS, SCHEMA_VERSION + 1: "no statement"})
-    with pytest.raises(UsageError, match=r"runs\.sqlite: cannot be used"):
-        Database(file, time.time)
-    monkeypatch.undo()
-    with closing(sqlite3.connect(file)) as unchanged:
-        assert list(unchanged.iterdump()) == before
-        assert unchanged.execute("PRAGMA user_version").fetchone() == (1,)
-
-
-@pytest.mark.parametrize(
-    ("statement", "said"),
-    [
-        (f"PRAGMA user_version={SCHEMA_VERSION + 1}", "belongs to a newer release of fsm-runner"),
-        ("CREATE TABLE others (name TEXT)", "not a database of this coordinator"),
-        ("PRAGMA user_version=-1", "not a database of this coordinator"),
-    ],
-)
-async def test_a_database_of_another_program_or_a_newer_release_is_refused(
-    tmp_path: Path, statement: str, said: str
-) -> None:
-    file = tmp_path / "runs.sqlite"
-    with closing(sqlite3.connect(file)) as other:
-        other.execute(statement)
-        other.commit()
-    content = file.read_bytes()
-    with pytest.raises(UsageError, match=rf"runs\.sqlite: it .*{said}"):
-        await CoordinatorServer(port=0, database=file).start()
-    with closing(sqlite3.connect(file)) as other:
-        assert list(other.execute("SELECT name FROM sqlite_master")) == ([("others",)] if "TABLE" in statement else [])
-    assert len(file.read_bytes()) == len(content)

@@ -57,11 +57,12 @@ class StoreUser:
         self.registrations[runner_id] = await self.store.new_registration(runner_id)
         return self.registrations[runner_id]
 
-    def reporter(self, runner_id: str, *, fenced: bool = True) -> Reporter:
-        return Reporter(runner_id=runner_id, registration=self.registrations[runner_id] if fenced else None)
+    def reporter(self, runner_id: str, attempt: int | None = None, *, fenced: bool = True) -> Reporter:
+        registration = self.registrations[runner_id] if fenced else None
+        return Reporter(runner_id=runner_id, registration=registration, attempt=attempt)
 
-    def author(self, runner_id: str, run: Any) -> Author:
-        return Author(run_id=run.run_id, registration=self.registrations[runner_id])
+    def author(self, runner_id: str, run: Any, attempt: int | None = None) -> Author:
+        return Author(run_id=run.run_id, registration=self.registrations[runner_id], attempt=attempt)
 
     async def submit(self, agent: str = "echo", **fields: Any) -> CreatedRun:
         """Submit a run. Fields of `NewRun`, `QueueOptions`, `DemandClass` and `Demands` are sorted by their names."""

@@ -63,6 +63,12 @@ async def test_has_more_says_whether_the_class_has_another_run(user: StoreUser) 
     assert [(await user.claimed()).has_more for _ in range(3)] == [True, False, False]
 
 
+async def test_an_agent_at_its_limit_has_no_more(user: StoreUser) -> None:
+    for _ in range(3):
+        await user.submit(limited=True)
+    assert [(await user.claimed(max_running={"echo": 2})).has_more for _ in range(2)] == [True, False]
+
+
 async def test_a_released_run_is_claimed_again_at_its_old_place(user: StoreUser) -> None:
     first, second = await user.submit(), await user.submit()
     assert (await user.claimed("one")).run_id == first.run_id

@@ -88,6 +88,21 @@ async def test_a_run_that_another_runner_holds_is_reassigned(user: StoreUser) ->
     await all_refused(user, run, [*reports(user, run, late), *writes(user, run, author)], RunReassigned)
 
 
+async def test_an_earlier_attempt_of_the_same_runner_is_reassigned(user: StoreUser) -> None:
+    run = await user.submit(retry_lost=1)
+    await user.started()
+    await user.event(run.session_id, user.author("one", run, 1))
+    await user.store.close_runner("one", "gone")
+    await user.started()
+    for calls in (reports(user, run, user.reporter("one", 1)), writes(user, run, user.author("one", run, 1))):
+        details = await all_refused(user, run, calls, RunReassigned)
+        assert all(detail["attempt"] == 2 for detail in details)
+    await user.event(run.session_id, user.author("one", run, 2))
+    await user.store.report_completed(run.run_id, user.reporter("one", 2), "finished")
+    assert await user.status(run) == "completed"
+    await all_refused(user, run, reports(user, run, user.reporter("one", 1)), RunReassigned)
+
+
 async def test_a_released_run_belongs_to_no_runner(user: StoreUser) -> None:
     run = await user.submit()
     await user.claimed("one")

@@ -157,6 +157,8 @@ def test_a_migrated_database_has_the_schema_of_a_new_one(old_file: Path, tmp_pat
     for file in (old_file, new_file):
         Database(file, lambda: 0.0).close()
     assert schema_of(old_file) == schema_of(new_file)
+    for check in ("foreign_key_check", "integrity_check"):
+        assert rows_of(old_file, f"PRAGMA {check}") == rows_of(new_file, f"PRAGMA {check}")
 
 
 def test_a_migration_that_is_killed_changes_nothing(old_file: Path) -> None:

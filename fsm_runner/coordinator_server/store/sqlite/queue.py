@@ -123,7 +123,7 @@ class Queue:
         if row is None:
             return None
         self._runs.recorded("run_updated", row)
-        return self._claimed(row)
+        return self._claimed(row, max_running)
 
     def untold_claim(self, runner_id: str) -> ClaimedRun | None:
         """Return the oldest fenced claim of the runner for which `note_told` was not called. None: there is none."""
@@ -132,7 +132,7 @@ class Queue:
             " AND is_fenced AND NOT is_told ORDER BY seq LIMIT 1",
             (runner_id,),
         )
-        return None if row is None else self._claimed(row)
+        return None if row is None else self._claimed(row, {})
 
     def note_told(self, run_id: str) -> None:
         """Note that the response with the claim was written."""
@@ -174,13 +174,13 @@ class Queue:
             self._sessions.update(new.session, parent_session_id=new.parent_session_id)
         return new.session
 
-    def _claimed(self, row: sqlite3.Row) -> ClaimedRun:
-        return ClaimedRun(
-            run=self._runs.json_of(row),
-            run_id=row["run_id"],
-            class_id=row["class_id"],
-            has_more=self._classes.is_ready(row["class_id"]),
-        )
+    def _claimed(self, row: sqlite3.Row, max_running: Mapping[str, int]) -> ClaimedRun:
+        class_id = row["class_id"]
+        has_more = self._classes.is_ready(class_id)
+        agent = self._classes.get(class_id).limited_agent
+        if has_more and agent is not None and agent in max_running:
+            has_more = agent not in self._classes.full_agents({agent: max_running[agent]})
+        return ClaimedRun(run=self._runs.json_of(row), run_id=row["run_id"], class_id=class_id, has_more=has_more)
 
 
 def _times(options: QueueOptions, now_s: float) -> tuple[float | None, float | None]:
