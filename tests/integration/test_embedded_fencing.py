@@ -99,15 +99,16 @@ async def test_a_registration_ends_the_held_poll_of_the_former_process_and_that_
         assert (await present.claim())["run_id"] == run["run_id"]
 
 
+@pytest.mark.parametrize("header", ["X-Runner-Registration", "X-Run-Attempt"])
 @pytest.mark.parametrize("number", ["-1", "1.0", "x", "", "9" * 19])
-async def test_a_registration_that_is_no_number_is_422(number: str) -> None:
+async def test_a_header_that_is_no_number_is_422(header: str, number: str) -> None:
     async with embedded_coordinator() as coordinator:
-        runner_id = await coordinator.register()
-        answer = await coordinator.http.post(
-            "/runner/heartbeat", json={"runner_id": runner_id}, headers={"X-Runner-Registration": number}
-        )
-        assert answer.status_code == 422
-        assert answer.json()["detail"][0]["loc"] == ["header", "X-Runner-Registration"]
+        run = await coordinator.prompt()
+        for path in (f"/runner/runs/{run['run_id']}/started", f"/sessions/{run['session_id']}/bind"):
+            body = {"runner_id": "x", "executor_session_id": "x", "hostname": "x", "executor_profile": "x"}
+            answer = await coordinator.http.post(path, json=body, headers={header: number})
+            assert answer.status_code == 422
+            assert answer.json()["detail"][0]["loc"] == ["header", header]
 
 
 async def test_a_lost_run_is_queued_again_and_its_former_runner_is_refused_and_told_to_stop(tmp_path: Path) -> None:
@@ -133,6 +134,20 @@ async def test_a_lost_run_is_queued_again_and_its_former_runner_is_refused_and_t
         assert [answer.status_code for answer in await heir.writes(again)] == [200, 201, 200]
         assert (await heir.report(again, "completed")).status_code == 200
         assert await coordinator.run_status(run) == "completed"
+
+
+async def test_an_earlier_attempt_is_refused_if_the_same_runner_has_the_later_one(tmp_path: Path) -> None:
+    clock = Clock()
+    async with coordinator_with_agents(tmp_path, clock) as coordinator:
+        _, run = await lost_run(coordinator, clock, "again")
+        returned = await fenced_runner(coordinator, hostname="lost", agents=[])
+        assert (await returned.poll()).json() == {"stop_sessions": [run["session_id"]]}
+        again = await returned.claim()
+        assert (again["run_id"], again["attempt"]) == (run["run_id"], 2)
+        answers = [await returned.report(run, "completed"), *await returned.writes(run)]
+        assert [refusal(answer) for answer in answers] == [(409, "run_reassigned")] * 4
+        assert [answer.status_code for answer in await returned.writes(again)] == [200, 201, 200]
+        assert (await returned.report(again, "completed")).status_code == 200
 
 
 async def test_a_lost_run_wakes_a_poll(tmp_path: Path) -> None:

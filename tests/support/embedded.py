@@ -153,8 +153,9 @@ class FencedRunner:
         self.registration: int = registered["registration"]
 
     def headers(self, run: dict[str, Any] | None = None) -> dict[str, str]:
+        """Return the headers of a call; `run` as it was claimed, if the call concerns one."""
         fenced = {"X-Runner-Registration": str(self.registration)}
-        return fenced if run is None else {**fenced, "X-Run-Id": run["run_id"]}
+        return fenced if run is None else {**fenced, "X-Run-Id": run["run_id"], "X-Run-Attempt": str(run["attempt"])}
 
     async def poll(self) -> httpx.Response:
         return await self.coordinator.http.get(
@@ -170,7 +171,7 @@ class FencedRunner:
     async def report(self, run: dict[str, Any], kind: str, **fields: Any) -> httpx.Response:
         body = {"runner_id": self.runner_id, **fields}
         return await self.coordinator.http.post(
-            f"/runner/runs/{run['run_id']}/{kind}", json=body, headers=self.headers()
+            f"/runner/runs/{run['run_id']}/{kind}", json=body, headers=self.headers(run)
         )
 
     async def heartbeat(self) -> httpx.Response:
