@@ -82,10 +82,11 @@ def recording(
     """
 
     async def endpoint(request: Request) -> Response:
-        report, registration = await body_as(request, form), registration_of(request)
+        report = await body_as(request, form)
         coordinator, (run_or_session_id,) = coordinator_of(request), request.path_params.values()
+        registration, attempt = registration_of(request), attempt_of(request)
         await coordinator.runners.registered(report.runner_id, registration)
-        reporter = Reporter(runner_id=report.runner_id, registration=registration, attempt=attempt_of(request))
+        reporter = Reporter(runner_id=report.runner_id, registration=registration, attempt=attempt)
         ended = await record(coordinator.store, run_or_session_id, reporter, report)
         if ended is not None:
             coordinator.queue.note_end(ended)
