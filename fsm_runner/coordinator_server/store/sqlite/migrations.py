@@ -64,7 +64,7 @@ ALTER TABLE runs ADD COLUMN decision BLOB;
 ALTER TABLE runs ADD COLUMN decided BLOB;
 """
 
-# The large column is the last one, so that reading the others touches no further pages.
+# Requests may be large and never change, and each change of a row writes the whole row.
 _VERSION_4_TABLES = """
 CREATE TABLE runners (
     registration INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -105,8 +105,11 @@ CREATE TABLE runs (
     started_at TEXT,
     completed_at TEXT,
     decision BLOB,
-    decided BLOB,
-    request BLOB NOT NULL
+    decided BLOB
+);
+CREATE TABLE requests (
+    seq INTEGER PRIMARY KEY REFERENCES runs (seq) ON DELETE CASCADE,
+    body BLOB NOT NULL
 );
 ALTER TABLE sessions ADD COLUMN last_run_ended_at TEXT;
 """
@@ -168,7 +171,7 @@ def _to_version_4(connection: sqlite3.Connection) -> None:
     """Give each run the class of its demands, and its place in the queue."""
     _execute_all(connection, _VERSION_4_TABLES)
     copied = ("seq", "run_id", "session_id", "status", "runner_id", "error", "created_at", "claimed_at", "started_at")
-    columns = (*copied, "completed_at", "decision", "decided", "request")
+    columns = (*copied, "completed_at", "decision", "decided")
     added = ("class_id", "rank", "agent_name", "parent_session_id")
     decode_request = msgspec.json.Decoder(_Request3).decode
     class_ids: dict[bytes, int] = {}
@@ -184,7 +187,7 @@ def _to_version_4(connection: sqlite3.Connection) -> None:
         return class_ids[definition]
 
     def rows() -> Iterator[tuple[object, ...]]:
-        for row in connection.execute(f"SELECT {', '.join(columns)}, demands FROM runs_3 ORDER BY seq"):  # noqa: S608
+        for row in connection.execute(f"SELECT {', '.join(columns)}, request, demands FROM runs_3 ORDER BY seq"):  # noqa: S608
             run = decode_request(row["request"])
             class_id = class_of(msgspec.json.decode(row["demands"]), run)
             rank = round(datetime.fromisoformat(row["created_at"]).timestamp() * 1000)
@@ -195,6 +198,7 @@ def _to_version_4(connection: sqlite3.Connection) -> None:
         f"INSERT INTO runs ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",  # noqa: S608 - names are ours
         rows(),
     )
+    connection.execute("INSERT INTO requests (seq, body) SELECT seq, request FROM runs_3 ORDER BY seq")
     _execute_all(connection, _VERSION_4_INDICES)
     for trigger in _VERSION_4_TRIGGERS:
         connection.execute(trigger)

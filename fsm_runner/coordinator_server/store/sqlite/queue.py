@@ -90,12 +90,13 @@ class Queue:
             "idempotency_key": options.idempotency_key,
             "digest": new.digest,
             "created_at": self._database.utc_now(),
-            "request": msgspec.json.encode({**new.request, **msgspec.to_builtins(options)}),
         }
-        self._database.execute(
+        inserted = self._database.execute(
             f"INSERT INTO runs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",  # noqa: S608 - names are ours
             tuple(values.values()),
         )
+        request = msgspec.json.encode({**new.request, **msgspec.to_builtins(options)})
+        self._database.execute("INSERT INTO requests (seq, body) VALUES (?, ?)", (inserted.lastrowid, request))
         changed = {"run_id": run.run_id, "session_id": session_id, "status": run.status}
         self._database.record_event("run_created", changed)
         return CreatedRun(**changed, class_id=class_id if waits_until_s is None else None)
@@ -158,11 +159,11 @@ class Queue:
     def expired(self, most: int) -> list[tuple[str, float]]:
         """Return some of the pending runs whose time in the queue is over, with that time in seconds."""
         rows = self._database.execute(
-            "SELECT run_id, request FROM runs INDEXED BY runs_expiring"
+            "SELECT run_id, body FROM runs INDEXED BY runs_expiring JOIN requests USING (seq)"
             " WHERE status = 'pending' AND expires_s IS NOT NULL AND expires_s <= ? ORDER BY expires_s LIMIT ?",
             (self._database.now_s(), most),
         )
-        return [(row["run_id"], _decode_ttl(row["request"]).queue_ttl_seconds) for row in rows]
+        return [(row["run_id"], _decode_ttl(row["body"]).queue_ttl_seconds) for row in rows]
 
     def _session_of(self, new: NewRun) -> str:
         """Create the run's session, or return the one that it resumes."""

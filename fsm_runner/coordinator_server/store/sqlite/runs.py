@@ -90,4 +90,5 @@ class RunTable:
         """Return all fields of protocol.md, section 1.2; those that do not apply are null."""
         run = {column: row[column] for column in SHOWN_COLUMNS}
         demands = self._classes.get(row["class_id"]).demands
-        return {**run, **msgspec.json.decode(row["request"]), "demands": demands.as_json() or None}
+        (request,) = self._database.execute("SELECT body FROM requests WHERE seq = ?", (row["seq"],)).fetchall()
+        return {**run, **msgspec.json.decode(request["body"]), "demands": demands.as_json() or None}
