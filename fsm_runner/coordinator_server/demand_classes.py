@@ -8,8 +8,8 @@ from fsm_runner.coordinator_server.matching import meets
 from fsm_runner.coordinator_server.registry import Runner
 from fsm_runner.coordinator_server.store.interface import DemandClass
 
-REMEMBERED_LIMIT = 5_000
-"""The most classes for which a runner remembers whether it may claim their runs."""
+REMEMBERED_CLASSES = 1_000
+"""How many classes that are not ready a runner remembers at least."""
 
 
 class _ReadyClass(msgspec.Struct, frozen=True, eq=False):
@@ -73,7 +73,8 @@ class DemandClasses:
             return False
         known = runner.may_claim.get(class_id)
         if known is None:
-            if len(runner.may_claim) >= REMEMBERED_LIMIT:
-                runner.may_claim.clear()
             known = runner.may_claim[class_id] = meets(runner.capabilities, ready.demand_class.demands)
+            # This is seldom: at least `REMEMBERED_CLASSES` others have become known since the last time.
+            if len(runner.may_claim) > 2 * len(self._ready) + REMEMBERED_CLASSES:
+                runner.may_claim = {each: may for each, may in runner.may_claim.items() if each in self._ready}
         return known

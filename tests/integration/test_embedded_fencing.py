@@ -15,6 +15,7 @@ from tests.support.embedded import (
     Clock,
     EmbeddedCoordinator,
     FencedRunner,
+    autonomous,
     embedded_coordinator,
     fenced_runner,
     registration,
@@ -176,6 +177,27 @@ async def test_a_run_without_a_retry_fails_and_its_late_end_counts(tmp_path: Pat
             assert await coordinator.run_status(run) == "completed"
         assert (await returned.report(run, "started")).status_code == 200
         assert await coordinator.run_status(run) == "completed"
+
+
+async def test_the_end_of_an_executor_does_not_end_a_session_that_another_runner_has_resumed() -> None:
+    clock = Clock()
+    async with embedded_coordinator(clock=clock) as coordinator:
+        former = await fenced_runner(coordinator, **autonomous(project_dir="/one"))
+        await coordinator.prompt()
+        run = await former.claim()
+        assert (await former.report(run, "completed", session_status="idle")).status_code == 200
+        clock.now_s += REMOVED_S
+        heir = await fenced_runner(coordinator, **autonomous(project_dir="/two"))
+        assert (await coordinator.session(run))["status"] == "finished"
+        await coordinator.prompt(type="resume_session", session_id=run["session_id"])
+        resumed = await heir.claim()
+        assert (await heir.report(resumed, "started")).status_code == 200
+        returned = await fenced_runner(coordinator, **autonomous(project_dir="/one"))
+        body = {"runner_id": returned.runner_id, "status": "failed"}
+        for headers, status in ((returned.headers(), "running"), ({}, "failed")):
+            path = f"/runner/sessions/{run['session_id']}/status"
+            assert (await coordinator.http.post(path, json=body, headers=headers)).status_code == 200
+            assert (await coordinator.session(run))["status"] == status
 
 
 async def test_a_run_that_was_claimed_without_a_number_is_not_queued_again(tmp_path: Path) -> None:

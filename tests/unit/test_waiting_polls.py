@@ -121,7 +121,14 @@ def test_what_a_runner_may_claim_is_decided_once_for_each_class() -> None:
     assert not classes.is_claimable(7, known)
     known.may_claim[7] = True
     assert classes.claimable(known) == {7: GPU}
-    for class_id in range(demand_classes.REMEMBERED_LIMIT + 10):
+
+
+def test_a_runner_forgets_classes_that_are_not_ready() -> None:
+    classes, known, count = DemandClasses(), runner(1), 3 * demand_classes.REMEMBERED_CLASSES
+    for class_id in range(count):
         classes.add(class_id, ANY)
-    assert len(classes.claimable(known)) == demand_classes.REMEMBERED_LIMIT + 10
-    assert len(known.may_claim) <= demand_classes.REMEMBERED_LIMIT
+    assert len(classes.claimable(known)) == len(known.may_claim) == count
+    classes.discard(range(10, count), classes.now)
+    classes.add(count, GPU)
+    assert not classes.is_claimable(count, known)
+    assert sorted(known.may_claim) == [*range(10), count]

@@ -56,6 +56,9 @@ class Reports:
         if status not in ENDED_SESSION_STATUSES:
             known = ", ".join(ENDED_SESSION_STATUSES)
             raise InvalidRequest(f"Invalid session status '{status}'; it is one of: {known}")
+        latest = None if reporter.registration is None else self._runs.latest_of(session_id)
+        if latest is not None and latest.runner_id not in (None, reporter.runner_id):
+            return  # another runner has resumed the session since
         self._sessions.update(session_id, status=status)
 
     def end_turn(self, run: RunRow, session_status: str, **fields: str) -> None:
