@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from fsm_runner.coordinator_server.polling import PollResponse
+from fsm_runner.coordinator_server.registry import WaitingPoll
 from tests.support.embedded import (
     ECHO_AGENT,
     Clock,
@@ -236,6 +238,26 @@ async def test_a_claim_whose_response_was_not_written_is_in_the_first_poll_of_th
         fourth = await coordinator.submit()
         async with asyncio.timeout(PATIENCE_S):
             assert (await poll).json()["run"]["run_id"] == fourth["run_id"]
+
+
+async def test_a_claim_whose_connection_ended_with_its_response_is_in_the_next_poll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with embedded_coordinator() as coordinator:
+        polls = coordinator.inside.polls
+        note_written = polls.note_written
+
+        async def note_lost(poll: WaitingPoll, response: PollResponse, *, is_lost: bool) -> None:
+            assert not is_lost
+            await note_written(poll, response, is_lost=True)
+
+        runner = await fenced_runner(coordinator)
+        first, second = [await coordinator.submit() for _ in range(2)]
+        monkeypatch.setattr(polls, "note_written", note_lost)
+        assert (await runner.claim())["run_id"] == first["run_id"]
+        monkeypatch.undo()
+        assert (await runner.claim())["run_id"] == first["run_id"]
+        assert (await runner.claim())["run_id"] == second["run_id"]
 
 
 @pytest.mark.parametrize(

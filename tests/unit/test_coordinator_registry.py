@@ -1,0 +1,43 @@
+"""When a registered runner becomes stale, and when it is removed."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fsm_runner.coordinator_server.matching import Capabilities
+from fsm_runner.coordinator_server.registry import Registry
+from fsm_runner.coordinator_server.timings import Timings
+
+TIMINGS = Timings(stale_after_s=20, removed_after_s=50)
+IDS = ("a", "b", "c")
+steps = st.lists(
+    st.tuples(st.sampled_from(["register", "heartbeat", "expire"]), st.sampled_from(IDS), st.integers(0, 30)),
+    max_size=40,
+)
+
+
+@given(steps)
+def test_runners_expire_as_if_each_were_looked_at_each_time(taken: list[tuple[str, str, int]]) -> None:
+    now_s = 0.0
+    registry = Registry(TIMINGS, lambda: now_s)
+    heard_s: dict[str, float] = {}
+    stale: set[str] = set()
+    for number, (kind, runner_id, passed_s) in enumerate(taken):
+        now_s += passed_s
+        removed = {each for each, at_s in heard_s.items() if now_s - at_s > TIMINGS.removed_after_s}
+        stale |= {each for each, at_s in heard_s.items() if now_s - at_s > TIMINGS.stale_after_s}
+        stale -= removed
+        heard_s = {each: at_s for each, at_s in heard_s.items() if each not in removed}
+        assert {runner.runner_id for runner in registry.expire()} == removed
+        assert {runner.runner_id for runner in registry if runner.is_stale} == stale
+        assert {runner.runner_id for runner in registry} == heard_s.keys()
+        if kind == "register":
+            registry.add(capabilities(runner_id), {}, number)
+            stale.discard(runner_id)
+            heard_s[runner_id] = now_s
+        elif kind == "heartbeat" and (runner := registry.get(runner_id)) is not None:
+            registry.record_heartbeat(runner)
+            heard_s[runner_id] = now_s
+
+
+def capabilities(runner_id: str) -> Capabilities:
+    return Capabilities(runner_id=runner_id, hostname="h", project_dir="/p", executor_profile="x", executor_type="t")
