@@ -4,10 +4,30 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from fsm_runner.coordinator_server.store.sqlite.store import SqliteStore
 from tests.support.stores import IMPLEMENTATIONS, StoreUser, opened
+
+COUNTS = """
+SELECT class_id, ready, claimed, running,
+    (SELECT count(*) FROM runs WHERE class_id = c.class_id AND status = 'pending' AND waits_until_s IS NULL),
+    (SELECT count(*) FROM runs WHERE class_id = c.class_id AND status = 'claimed'),
+    (SELECT count(*) FROM runs WHERE class_id = c.class_id AND status IN ('running', 'stopping'))
+FROM classes AS c
+"""
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))
 async def user(request: pytest.FixtureRequest) -> AsyncIterator[StoreUser]:
     async with opened(IMPLEMENTATIONS[request.param]) as opened_user:
         yield opened_user
+        if isinstance(opened_user.store, SqliteStore):
+            check_counts(opened_user.store)
+
+
+def check_counts(store: SqliteStore) -> None:
+    """Check that the triggers have counted every change, whatever the test has done."""
+    assert store._worker._tables is not None
+    database = store._worker._tables.database
+    for class_id, *counted in map(tuple, database.execute(COUNTS)):
+        assert counted[:3] == counted[3:], class_id
+    assert database.execute("SELECT count(*) FROM requests WHERE seq NOT IN (SELECT seq FROM runs)").fetchone()[0] == 0
