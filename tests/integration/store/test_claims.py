@@ -1,5 +1,7 @@
 """A claim gets the first run of the queue that its runner may have, and no run is claimed twice."""
 
+import asyncio
+
 import pytest
 
 from fsm_runner.coordinator_server.errors import Conflict, NotFound
@@ -174,3 +176,20 @@ async def test_a_resume_adds_a_run_to_its_session(user: StoreUser) -> None:
     with pytest.raises(NotFound, match="Session not found"):
         await user.submit(resumes="ses_unknown")
     assert await user.listed() == [first.run_id, resume.run_id]
+
+
+async def test_concurrent_claims_get_different_runs(user: StoreUser) -> None:
+    submitted = await asyncio.gather(*(user.submit(tags=(f"t{number % 3}",)) for number in range(20)))
+    for runner_id in ("one", "two", "three"):
+        await user.register(runner_id)
+    claims = await asyncio.gather(*(user.claim(("one", "two", "three")[number % 3]) for number in range(30)))
+    claimed = [claim.run_id for claim in claims if claim is not None]
+    assert sorted(claimed) == sorted(run.run_id for run in submitted)
+
+
+async def test_a_limit_holds_for_concurrent_claims(user: StoreUser) -> None:
+    for _ in range(10):
+        await user.submit(limited=True)
+    await user.register("one")
+    claims = await asyncio.gather(*(user.claim(max_running={"echo": 3}) for _ in range(10)))
+    assert sum(claim is not None for claim in claims) == 3
