@@ -11,6 +11,7 @@ import httpx
 import msgspec
 import pytest
 
+from fsm_runner.coordinator_server.errors import Unavailable
 from fsm_runner.coordinator_server.store.interface import ClaimedRun, DemandClass
 from tests.support.embedded import (
     ECHO_AGENT,
@@ -131,6 +132,27 @@ async def test_a_woken_poll_that_reports_a_stop_passes_the_run_on(monkeypatch: p
         run = await coordinator.prompt()
         async with asyncio.timeout(PATIENCE_S):
             assert (await polls[0]).json() == {"stop_sessions": ["ses_1"]}
+        assert await run_of(polls[1]) == run["run_id"]
+
+
+async def test_a_failure_of_the_database_loses_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with embedded_coordinator(FAST_TICKS) as coordinator:
+        known = await runners(coordinator, "ab")
+        polls = await held_polls(coordinator, known)
+        store = coordinator.inside.store
+        claim, failures = store.claim, 1
+
+        async def fails_once(*values: Any) -> ClaimedRun | None:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise Unavailable("the database cannot be used")
+            return await claim(*values)
+
+        monkeypatch.setattr(store, "claim", fails_once)
+        run = await coordinator.prompt()
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await polls[0]).status_code == 503
         assert await run_of(polls[1]) == run["run_id"]
 
 
