@@ -64,7 +64,7 @@ class Coordinator:
         await self.store.aclose()
 
     async def create_run(self, request: RunRequest, additional_demands: Demands, digest: bytes) -> CreatedRun:
-        """Queue a run. `digest` identifies the request as it was sent.
+        """Queue a run. `digest` identifies a request with an `idempotency_key` as it was sent.
 
         Raises `InvalidRequest`, `NotFound`, `Conflict`, `Unavailable`.
         """

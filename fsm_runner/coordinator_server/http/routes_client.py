@@ -51,7 +51,8 @@ def stored(
 async def create_run(request: Request) -> Response:
     body = await object_of(request)
     run_request, demands = run_request_of(body)
-    created = await coordinator_of(request).create_run(run_request, demands, digest_of(body))
+    digest = b"" if run_request.idempotency_key is None else digest_of(body)
+    created = await coordinator_of(request).create_run(run_request, demands, digest)
     response = {"run_id": created.run_id, "session_id": created.session_id, "status": created.status}
     # A client relies on an option only if the response repeats it.
     options = {name: getattr(run_request, name) for name in QueueOptions.__struct_fields__}
