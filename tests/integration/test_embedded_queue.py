@@ -249,10 +249,11 @@ async def test_a_run_wakes_a_poll_when_its_time_has_come() -> None:
     async with embedded_coordinator(FAST_TICKS) as coordinator:
         (runner_id,) = await runners(coordinator, "a")
         poll = await coordinator.held_poll(runner_id)
-        run = await coordinator.prompt(not_before=from_now(0.1))
         later = await coordinator.prompt(not_before=from_now(3600))
-        assert await coordinator.run_status(run) == "pending"
+        run = await coordinator.prompt(not_before=from_now(0.1))
         assert await run_of(poll) == run["run_id"]
+        shown = (await coordinator.http.get(f"/runs/{run['run_id']}")).json()
+        assert shown["claimed_at"] >= run["not_before"]
         assert await coordinator.run_status(later) == "pending"
 
 
