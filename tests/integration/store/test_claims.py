@@ -46,14 +46,14 @@ async def test_a_claim_returns_the_run_as_lists_show_it(user: StoreUser) -> None
 
 
 async def test_a_step_of_priority_counts_as_a_minute_of_waiting(user: StoreUser) -> None:
-    old = await user.submit()
+    old = await user.submit(tags=("a",))
     user.now_s += 59
-    high = await user.submit(priority=1)
+    high = await user.submit(priority=1, tags=("b",))
     user.now_s += 2
-    late = await user.submit(priority=1)
-    low = await user.submit(priority=-10)
+    late = await user.submit(priority=1, tags=("a",))
+    low = await user.submit(priority=-10, tags=("b",))
     user.now_s += 601
-    later = await user.submit()
+    later = await user.submit(tags=("c",))
     order = [(await user.claimed()).run_id for _ in range(5)]
     assert order == [run.run_id for run in (high, old, late, low, later)]
 

@@ -70,6 +70,11 @@ async def test_a_runner_that_is_not_fenced_may_report_in_any_order(user: StoreUs
     await user.store.report_started(run.run_id, ONE)
     fields = await user.store.run(run.run_id)
     assert (fields["status"], fields["error"], fields["completed_at"]) == ("running", None, None)
+    ended = await user.submit()
+    await user.claimed("one", fenced=False)
+    await user.store.report_completed(ended.run_id, ONE, "finished")
+    await user.store.report_failed(ended.run_id, TWO, "of another runner, which is accepted from it too")
+    assert await user.status(ended) == "failed"
 
 
 async def test_a_runner_that_is_not_fenced_cannot_report_about_the_run_of_another(user: StoreUser) -> None:

@@ -1,6 +1,8 @@
 """A SQLite store that is closed, opened again, or without its file."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,25 @@ async def test_a_write_without_the_file_is_refused_and_publishes_nothing(tmp_pat
         aside.rename(file)
         assert await user.store.check() is None
         assert (await user.claimed()).run_id == run.run_id
+
+
+async def test_classes_without_runs_are_deleted(tmp_path: Path) -> None:
+    file = tmp_path / "runs.sqlite"
+
+    def count() -> int:
+        with closing(sqlite3.connect(file)) as database:
+            return int(database.execute("SELECT count(*) FROM classes").fetchone()[0])
+
+    async with opened(in_file(file)) as user:
+        pruned, deleted, kept = [await user.submit(tags=(tag,)) for tag in "abc"]
+        await user.completed(class_ids=[pruned.class_id])
+        user.now_s += 2
+        await user.store.prune(1, 100)
+        await user.store.delete_session(deleted.session_id)
+    assert count() == 2
+    async with opened(in_file(file)) as user:
+        assert list((await user.store.tick()).ready) == [kept.class_id]
+    assert count() == 1
 
 
 async def test_a_database_is_used_by_one_store(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
 from fsm_runner.coordinator_server.store.sqlite.sessions import SessionTable
 
 _REQUEUED = (
-    "status = 'pending', runner_id = NULL, is_fenced = 0, attempt = attempt + 1, expires_s = NULL,"
+    "status = 'pending', runner_id = NULL, attempt = attempt + 1, expires_s = NULL,"
     " claimed_at = NULL, started_at = NULL, decision = NULL, decided = NULL"
 )
 

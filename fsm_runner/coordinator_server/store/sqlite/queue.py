@@ -142,7 +142,7 @@ class Queue:
     def release(self, run_id: str) -> None:
         """Undo a claim. The run keeps its place in the queue."""
         self._runs.changed(
-            "UPDATE runs SET status = 'pending', runner_id = NULL, claimed_at = NULL, is_fenced = 0"
+            "UPDATE runs SET status = 'pending', runner_id = NULL, claimed_at = NULL"
             " WHERE run_id = ? AND status = 'claimed' RETURNING *",
             (run_id,),
         )
