@@ -126,6 +126,7 @@ async def assembled_runner(
             on_registration_lost=partial(inbox.post, "report_not_accepted"),
             on_unanswered=outage.unanswered,
             on_answered=outage.answered,
+            on_superseded=partial(inbox.post, "registration_superseded"),
         )
         registration = _registration(config, profile)
         identity = RunnerIdentity(
@@ -142,7 +143,7 @@ async def assembled_runner(
             await in_thread(check_journal, launch_policy.user, journal.path.parent)
         scripts = ScriptSync(client, config.project_dir, launch_policy.user)
         stack.push_async_callback(scripts.aclose)
-        outbox = Outbox(MessageSender(client), journal)
+        outbox = Outbox(MessageSender(client), journal, lambda: api.fencing.registration)
         stack.push_async_callback(outbox.aclose)
         reporting = ReportingContext(
             outbox=outbox,

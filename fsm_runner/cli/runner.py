@@ -26,7 +26,13 @@ from fsm_runner.util import event_loop
 ABORT_LIMIT_S = 5.0
 """The time in which an aborted runner kills its processes and closes its journal."""
 
-EXIT_CODES = {"stopped": EXIT_OK, "refused": EXIT_FAILED, "gave_up": EXIT_FAILED, "aborted": EXIT_ABORTED}
+EXIT_CODES = {
+    "stopped": EXIT_OK,
+    "refused": EXIT_FAILED,
+    "gave_up": EXIT_FAILED,
+    "superseded": EXIT_FAILED,
+    "aborted": EXIT_ABORTED,
+}
 """The exit code for each outcome of `specs/runner.toml`."""
 
 

@@ -150,15 +150,19 @@ class CoordinatorApi:
         method: str = "POST",
         *,
         run_id: str | None = None,
+        attempt: int | None = None,
         registration: int | None = None,
     ) -> ApiResponse:
         """Deliver a message of the runner. Raises `RunReassigned` if its run is not this runner's any more.
 
-        `run_id`: the run on whose behalf it writes to a session. `registration`: that of the runner when it wrote the
-        message, which counts until this process has registered.
+        `run_id`: the run on whose behalf it writes to a session. `attempt`: the attempt of the run that the runner has.
+        `registration`: that of the runner when it wrote the message, which counts until this process has registered.
         """
         return await self.fencing.call(
-            lambda headers: self._acknowledged(method, path, body, headers), run_id=run_id, earlier=registration
+            lambda headers: self._acknowledged(method, path, body, headers),
+            run_id=run_id,
+            attempt=attempt,
+            earlier=registration,
         )
 
     async def _acknowledged(

@@ -18,6 +18,7 @@ from fsm_runner.coordinator_client.errors import (
     NotRegistered,
     Refused,
     RegistrationConflict,
+    RegistrationSuperseded,
     Unreachable,
 )
 from fsm_runner.diagnostics.logs import RareWarning
@@ -38,15 +39,18 @@ class CoordinatorClient:
         on_registration_lost: Callable[[], None] = lambda: None,
         on_unanswered: Callable[[], None] = lambda: None,
         on_answered: Callable[[], None] = lambda: None,
+        on_superseded: Callable[[RegistrationSuperseded], None] = lambda _: None,
     ) -> None:
         """`on_registration_lost` is called when a report's response is "Runner not registered", `on_unanswered` for
-        each registration and message that is not answered, and `on_answered` for each call that is.
+        each registration and message that is not answered, `on_answered` for each call that is, and `on_superseded` if
+        another process has registered under this runner's identity.
         """
         self.api = api
         self.policies = policies
         self.on_registration_lost = on_registration_lost
         self.on_unanswered = on_unanswered
         self.on_answered = on_answered
+        self.on_superseded = on_superseded
         self.now_s = now
         self._sleep = sleep
         self.last_response_at_s = now()

@@ -9,6 +9,7 @@ from fsm_runner.protocol.wire import Registered
 
 REGISTRATION_HEADER = "X-Runner-Registration"
 RUN_HEADER = "X-Run-Id"
+ATTEMPT_HEADER = "X-Run-Attempt"
 
 Value = TypeVar("Value")
 Send = Callable[[Mapping[str, str]], Awaitable[Value]]
@@ -31,11 +32,19 @@ class Fencing:
         self.registration, self._is_registering = registered.registration, False
         return registered
 
-    async def call(self, send: Send[Value], *, run_id: str | None = None, earlier: int | None = None) -> Value:
+    async def call(
+        self,
+        send: Send[Value],
+        *,
+        run_id: str | None = None,
+        attempt: int | None = None,
+        earlier: int | None = None,
+    ) -> Value:
         """Make a call of the registered runner.
 
-        `run_id`: the run on whose behalf the call writes to its session. `earlier`: the number that an earlier process
-        of this runner had, which counts until this one has its own.
+        `run_id`: the run on whose behalf the call writes to its session. `attempt`: the attempt of the run that the
+        runner has. `earlier`: the number that an earlier process of this runner had, which counts until this one has
+        its own.
 
         Raises `RegistrationSuperseded` if another process has registered, and `NotRegistered` if that may have been
         this process.
@@ -43,7 +52,7 @@ class Fencing:
         while True:
             number = earlier if self.registration is None else self.registration
             try:
-                return await send(_headers(number, run_id))
+                return await send(_headers(number, run_id, attempt))
             except RegistrationSuperseded as fault:
                 if self.registration not in (None, number):
                     continue
@@ -52,10 +61,12 @@ class Fencing:
                 raise
 
 
-def _headers(registration: int | None, run_id: str | None = None) -> dict[str, str]:
+def _headers(registration: int | None, run_id: str | None = None, attempt: int | None = None) -> dict[str, str]:
     if registration is None:
         return {}
     headers = {REGISTRATION_HEADER: str(registration)}
     if run_id is not None:
         headers[RUN_HEADER] = path_segment(run_id)
+    if attempt is not None:
+        headers[ATTEMPT_HEADER] = str(attempt)
     return headers

@@ -32,6 +32,12 @@ from fsm_runner.protocol.statuses import TRANSIENT_HTTP_STATUSES
 from fsm_runner.protocol.urls import http_url
 from fsm_runner.util.text import excerpt
 
+SHARED_AGENT_HINT = (
+    "Runners can bring the same agent only to a coordinator of fsm-runner, and only with the same profile and the same "
+    "definition. Otherwise define the agent at the coordinator and remove `agents_dir` from the profile, or give the "
+    "agents of each runner names of their own"
+)
+
 NO_HEADERS: Mapping[str, str] = {}
 
 TOO_LARGE_STATUSES = frozenset({413, 414, 431})
@@ -162,7 +168,7 @@ def _conflict(response: ApiResponse) -> Refused | None:
             return DuplicateRunner(excerpt(detail.message) or "a runner with the same identity is online", detail)
         case ErrorDetail(error="agent_name_collision") as detail:
             message = detail.message or f"agent {detail.agent_name} belongs to another runner"
-            return AgentNameCollision(excerpt(message), detail)
+            return AgentNameCollision(f"{excerpt(message).removesuffix('.')}. {SHARED_AGENT_HINT}", detail)
         case ErrorDetail(error="run_reassigned") as detail:
             return RunReassigned(excerpt(detail.message) or "the coordinator has given the run away", detail.attempt)
         case ErrorDetail(error="registration_superseded") as detail:

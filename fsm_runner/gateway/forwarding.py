@@ -14,7 +14,7 @@ from loguru import logger
 from starlette.responses import Response
 
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
-from fsm_runner.coordinator_client.fencing import REGISTRATION_HEADER, RUN_HEADER
+from fsm_runner.coordinator_client.fencing import ATTEMPT_HEADER, REGISTRATION_HEADER, RUN_HEADER
 from fsm_runner.coordinator_client.policy import RESPONSE_LIMIT_BYTES
 from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, SUPPORTED_ENCODINGS, chunks_of, encoding_of
 from fsm_runner.gateway.errors import GatewayError, ResponseInterrupted, coordinator_unreachable
@@ -40,7 +40,7 @@ MISLEADING = frozenset(
 )
 """Headers by which some servers change a request's method, path or client."""
 MISLEADING_PREFIX = b"x-forwarded-"
-OF_THE_RUNNER = frozenset({REGISTRATION_HEADER.lower().encode(), RUN_HEADER.lower().encode()})
+OF_THE_RUNNER = frozenset(name.lower().encode() for name in (REGISTRATION_HEADER, RUN_HEADER, ATTEMPT_HEADER))
 """Headers by which a coordinator recognizes calls of the runner. An executor makes calls of its own."""
 OF_THE_COORDINATORS_ADDRESS = frozenset(
     {b"set-cookie", b"set-cookie2", b"location", b"www-authenticate", b"alt-svc", b"refresh"}

@@ -21,8 +21,13 @@ class RecordKind(Enum):
 
     TRANSITION = f"INSERT INTO transitions ({TRANSITION_COLUMNS}) VALUES {{rows}} ON CONFLICT DO NOTHING"  # noqa: S608
     CLAIM = """
-        INSERT INTO runs (run_id, session_id, agent, runner_id, claimed_at, run) VALUES {rows} ON CONFLICT DO NOTHING
+        INSERT INTO runs (run_id, session_id, agent, runner_id, claimed_at, run) VALUES {rows}
+        ON CONFLICT (run_id) DO UPDATE SET claimed_at = excluded.claimed_at, run = excluded.run, ended_at = NULL,
+            report_path = NULL, report_body = NULL, usage = NULL
+        WHERE ended_at IS NOT NULL
         """
+    WORKFLOW_DELETION = "DELETE FROM workflows WHERE run_id IN (VALUES {rows})"
+    VISITS_DELETION = "DELETE FROM workflow_visits WHERE run_id IN (VALUES {rows})"
     REPORT = """
         UPDATE runs SET report_path = new.column2, report_body = new.column3 FROM (VALUES {rows}) AS new
         WHERE run_id = new.column1 AND ended_at IS NULL
@@ -82,6 +87,8 @@ class RecordKind(Enum):
 _SESSION_KINDS = (RecordKind.SESSION_START, RecordKind.SESSION_END)
 _RUN_KINDS = (
     RecordKind.CLAIM,
+    RecordKind.WORKFLOW_DELETION,
+    RecordKind.VISITS_DELETION,
     RecordKind.REPORT,
     RecordKind.USAGE,
     RecordKind.WAIT,

@@ -102,16 +102,21 @@ class Journal:
         self._record(RecordKind.TRANSITION, *row)
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
-        """Record a claimed run; `run` is its JSON. A second claim of a run changes nothing."""
+        """Record a claimed run; `run` is its JSON. A second claim of a run begins it anew if it has ended."""
         self._record(RecordKind.CLAIM, run_id, session_id, agent, runner_id, utc_text(), run)
         if (workflow := self._reruns.pop(session_id, None)) is not None:
             self._rerun_plans[run_id] = start_of(workflow, utc_text())
             self.record_workflow(run_id, workflow)
             self._record(RecordKind.RERUN_DELETION, session_id)
 
-    def record_report(self, run_id: str, report: Report) -> None:
-        """Record the terminal report of an open run before it is sent. The latest one counts."""
-        self._record(RecordKind.REPORT, run_id, report.path, report.body)
+    def forget_workflow(self, run_id: str) -> None:
+        """Forget what the workflow of a run did that is claimed anew. Call `flush` before, and `record_claim` after."""
+        self._record(RecordKind.WORKFLOW_DELETION, run_id)
+        self._record(RecordKind.VISITS_DELETION, run_id)
+
+    def record_report(self, run_id: str, report: Report | None) -> None:
+        """Record the terminal report of an open run before it is sent; None: it has none. The latest one counts."""
+        self._record(RecordKind.REPORT, run_id, *((None, None) if report is None else (report.path, report.body)))
 
     def record_usage(self, run_id: str, usage: bytes) -> None:
         """Record the cost of a run as JSON. The latest one counts."""
@@ -217,7 +222,9 @@ class Journal:
         return await self._readable(self._flusher.message(message_id))
 
     async def has_run(self, run_id: str) -> bool:
-        """Return whether this runner has claimed the run, also long ago. A claim that is still queued may be missed.
+        """Return whether this runner has claimed the run, also long ago, and has not lost it to another one.
+
+        A claim that is still queued may be missed.
 
         Raises JournalUnreadable.
         """

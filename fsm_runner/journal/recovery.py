@@ -21,7 +21,7 @@ SELECT run_id, report_path, report_body FROM runs WHERE ended_at IS NOT NULL AND
 ORDER BY ended_at DESC, seq DESC LIMIT ?
 """
 _STEPS = """
-SELECT event, target, outcome, provisional, reason FROM transitions
+SELECT event, target, outcome, provisional, reason, source FROM transitions
 WHERE machine = ? AND subject = ? AND seq > ? ORDER BY seq
 """
 
@@ -32,6 +32,7 @@ class _Step(NamedTuple):
     outcome: str | None = None
     provisional: int = 0
     reason: str = ""
+    source: str | None = None
 
 
 def recover(connection: sqlite3.Connection) -> Recovered:
@@ -76,5 +77,6 @@ def _open_sessions(connection: sqlite3.Connection) -> Iterator[OpenSession]:
 
 
 def _steps(connection: sqlite3.Connection, machine: str, subject: str, after_seq: int = 0) -> list[_Step]:
-    """Return the subject's transitions; an empty one if there is none."""
-    return [_Step(*row) for row in connection.execute(_STEPS, (machine, subject, after_seq))] or [_Step()]
+    """Return the subject's transitions since it began, perhaps again; an empty one if there is none."""
+    steps = [_Step(*row) for row in connection.execute(_STEPS, (machine, subject, after_seq))] or [_Step()]
+    return steps[max((index for index, step in enumerate(steps) if step.source is None), default=0) :]

@@ -68,8 +68,11 @@ class Writer:
         return content
 
     def has_run(self, run_id: str) -> bool:
-        """Return whether the journal has a claim of the run. Raises sqlite3.Error if it cannot be read."""
-        query = "SELECT 1 FROM runs WHERE run_id = ?"
+        """Return whether the journal has a claim of the run. Raises sqlite3.Error if it cannot be read.
+
+        A run that has ended without a report is not this runner's any more.
+        """
+        query = "SELECT 1 FROM runs WHERE run_id = ? AND (ended_at IS NULL OR report_path IS NOT NULL)"
         return self._connection.execute(query, (_storable(run_id),)).fetchone() is not None
 
     def tree_session(self, session_id: str) -> TreeSession | None:

@@ -42,10 +42,14 @@ class SessionEnding(msgspec.Struct, frozen=True, tag="session"):
     """Marks a report on the end of a session, the subject."""
 
     subject: str
+    run_id: str | None = None
+    """The last run of the session."""
 
 
 class OutboundMessage(msgspec.Struct, frozen=True):
-    """One request to the coordinator. The journal stores it, so a changed field needs a migration."""
+    """One request to the coordinator. The journal stores it, so a field that an older one lacks has a default, and any
+    other change needs a migration.
+    """
 
     path: str
     body: bytes
@@ -59,11 +63,26 @@ class OutboundMessage(msgspec.Struct, frozen=True):
     """Whether the runner's next process sends it if this one ends before."""
     waits_for_disk: bool = False
     """Whether it is sent only when the journal has it, with all that was recorded before."""
+    run_id: str | None = None
+    """The run on whose behalf it writes to its session; None for a report."""
+    attempt: int | None = None
+    """The attempt of its run that this runner has; None: it is not known."""
+    registration: int | None = None
+    """That of the runner when it wrote the message; None: the coordinator gives no numbers, or there was none yet."""
 
     @property
     def subject(self) -> str:
         """The run or session that the message is about: each path ends with its id and an action."""
         return unquote(self.path.rpartition("/")[0].rpartition("/")[2])
+
+    @property
+    def run(self) -> str | None:
+        """The run that it concerns. None if an earlier version wrote it."""
+        match self.start or self.ending:
+            case RunStart(subject) | RunEnding(subject) | SessionEnding(run_id=subject):
+                return subject
+            case None:
+                return self.run_id
 
 
 def started(run_id: str, runner_id: str) -> OutboundMessage:
@@ -88,23 +107,26 @@ def stopped(run_id: str, runner_id: str, signal: statuses.StopSignal, *, provisi
     return _ending(ending, wire.Stopped(runner_id=runner_id, signal=signal))
 
 
-def session_ended(session_id: str, runner_id: str, status: statuses.EndedSession) -> OutboundMessage:
-    """Report that a persistent executor ended between turns."""
+def session_ended(
+    session_id: str, runner_id: str, status: statuses.EndedSession, run: wire.Run | None = None
+) -> OutboundMessage:
+    """Report that a persistent executor ended between turns. `run`: the last run of the session."""
     body = wire.SessionEnded(runner_id=runner_id, status=status)
     path = f"/runner/sessions/{path_segment(session_id)}/status"
-    return OutboundMessage(path, encode_json(body), ending=SessionEnding(session_id))
+    ending = SessionEnding(session_id, None if run is None else run.run_id)
+    return OutboundMessage(path, encode_json(body), ending=ending)
 
 
-def bind(session_id: str, body: wire.Bind) -> OutboundMessage:
-    return _from_executor(session_id, "bind", encode_json(body))
+def bind(session_id: str, body: wire.Bind, run: wire.Run | None = None) -> OutboundMessage:
+    return _from_executor(session_id, "bind", encode_json(body), run)
 
 
-def event(session_id: str, body: bytes) -> OutboundMessage:
-    return _from_executor(session_id, "events", body)
+def event(session_id: str, body: bytes, run: wire.Run | None = None) -> OutboundMessage:
+    return _from_executor(session_id, "events", body, run)
 
 
-def metadata(session_id: str, body: bytes) -> OutboundMessage:
-    return _from_executor(session_id, "metadata", body, "PATCH")
+def metadata(session_id: str, body: bytes, run: wire.Run | None = None) -> OutboundMessage:
+    return _from_executor(session_id, "metadata", body, run, "PATCH")
 
 
 def unreported_reason(outcome: str | None, fault: Exception) -> str:
@@ -116,9 +138,13 @@ def unreported_reason(outcome: str | None, fault: Exception) -> str:
     return f"it ended as {outcome} here, but the coordinator has not accepted the report: {fault}"
 
 
-def _from_executor(session_id: str, action: str, body: bytes, method: str = "POST") -> OutboundMessage:
+def _from_executor(
+    session_id: str, action: str, body: bytes, run: wire.Run | None, method: str = "POST"
+) -> OutboundMessage:
     """Build a message with executor-supplied content. Its limit keeps it from blocking the run's report."""
-    return OutboundMessage(f"/sessions/{path_segment(session_id)}/{action}", body, method, EXECUTOR_MESSAGE_LIMIT_S)
+    path = f"/sessions/{path_segment(session_id)}/{action}"
+    message = OutboundMessage(path, body, method, EXECUTOR_MESSAGE_LIMIT_S)
+    return message if run is None else msgspec.structs.replace(message, run_id=run.run_id, attempt=run.attempt)
 
 
 def _ending(ending: RunEnding, body: msgspec.Struct) -> OutboundMessage:

@@ -9,13 +9,13 @@ the response to the one before it. For how long one message is retried: `give_up
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_client.errors import Refused, RegistrationSuperseded, RunReassigned
 from fsm_runner.coordinator_client.policy import EXECUTOR_MESSAGE_LIMIT_S
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.errors import FsmRunnerError
@@ -74,16 +74,36 @@ class Outbox:
     `aclose` stops sending; unacknowledged messages stay in the store.
     """
 
-    def __init__(self, deliverer: Deliverer, store: MessageStore) -> None:
+    def __init__(
+        self,
+        deliverer: Deliverer,
+        store: MessageStore,
+        registration: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        """`registration` returns the number of the runner's registration; None: it has none."""
         self._deliverer = deliverer
         self._store = store
+        self._registration = registration
+        self.on_reassigned: Callable[[str, str, RunReassigned], None] = lambda *_: None
+        """Called with session and run for a message that is refused because the run is not this runner's any more."""
+        self._reassigned: dict[str, RunReassigned] = {}
+        """Why no message is sent, by run."""
+        self._superseded: RegistrationSuperseded | None = None
+        """Why no message at all is sent; None: messages are sent."""
         self._queues: dict[str, SessionQueue] = {}
         self._reports: dict[str, DeliveryFuture] = {}
         self._to_spill: list[QueuedMessage] = []
         self._spilling: asyncio.Task[None] | None = None
 
     def put(self, session_id: str, message: OutboundMessage, *, maybe_delivered: bool = False) -> DeliveryFuture:
-        """Queue a message. `maybe_delivered`: an earlier process may have sent it."""
+        """Queue a message. `maybe_delivered`: an earlier process may have sent it.
+
+        A message about a run that is not this runner's any more is not sent: the response is the refusal.
+        """
+        if (refusal := self._superseded or self._reassigned.get(message.run or "")) is not None:
+            return _refused(refusal)
+        if (registration := self._registration()) is not None:
+            message = msgspec.structs.replace(message, registration=registration)
         stored_id = self._store.store_message(session_id, msgspec.msgpack.encode(message)) if message.durable else None
         status = DeliveryStatus.MAYBE_DELIVERED if maybe_delivered else DeliveryStatus.UNSENT
         return self._add(session_id, QueuedMessage(message, stored_id, status))
@@ -122,6 +142,22 @@ class Outbox:
         if queue.sender is not None and any(each.status == DeliveryStatus.SENDING for each in abandoned):
             queue.sender.cancel()
             self._start_sender(session_id, queue)
+
+    def withdraw_run(self, session_id: str, run_id: str, refusal: RunReassigned) -> None:
+        """Remove all messages about a run and send no more of them, until `readmit`."""
+        self._reassigned[run_id] = refusal
+        if (queue := self._queues.get(session_id)) is not None:
+            self._refuse(session_id, queue, [each for each in queue.messages if each.run_id == run_id], refusal)
+
+    def readmit(self, run_id: str) -> None:
+        """Send messages about a run again: what this runner had started for it has ended."""
+        self._reassigned.pop(run_id, None)
+
+    def withdraw_all(self, refusal: RegistrationSuperseded) -> None:
+        """Remove all messages and send nothing more."""
+        self._superseded = refusal
+        for session_id, queue in list(self._queues.items()):
+            self._refuse(session_id, queue, list(queue.messages), refusal)
 
     async def aclose(self) -> None:
         """Stop sending and cancel all futures."""
@@ -162,6 +198,15 @@ class Outbox:
             self._remove(queue, each)
             each.response.cancel()
 
+    def _refuse(self, session_id: str, queue: SessionQueue, messages: list[QueuedMessage], refusal: Refused) -> None:
+        for each in messages:
+            self._remove(queue, each)
+            if not each.response.done():
+                each.response.set_result(refusal)
+        if queue.sender is not None and any(each.status == DeliveryStatus.SENDING for each in messages):
+            queue.sender.cancel()
+            self._start_sender(session_id, queue)
+
     async def _spill_all(self) -> None:
         """Drop messages from memory once the store has them on disk."""
         while self._to_spill:
@@ -185,6 +230,9 @@ class Outbox:
             self._remove(queue, message)
             if not message.response.done():
                 message.response.set_result(response)
+            if isinstance(response, RunReassigned) and message.run_id is not None:
+                self.withdraw_run(session_id, message.run_id, response)
+                self.on_reassigned(session_id, message.run_id, response)
         del self._queues[session_id]
 
     async def _response_to(self, session_id: str, queued: QueuedMessage) -> ApiResponse | Refused:
@@ -197,6 +245,8 @@ class Outbox:
             if message.ending is not None or message.waits_for_disk:
                 await self._flush_before(message)
             return await self._deliverer.deliver(message, maybe_delivered=maybe_delivered)
+        except RunReassigned as refusal:
+            return refusal
         except Refused as refusal:
             logger.error("{}: a message was not delivered: {}", session_id, refusal)
             return refusal
@@ -231,6 +281,12 @@ class Outbox:
                     raise Refused(f"a queued message was dropped: {fault}", 0) from fault
                 logger.warning("{}: a queued message cannot be read, retrying: {}", session_id, fault)
             await asyncio.sleep(READ_RETRY_S)
+
+
+def _refused(refusal: Refused) -> DeliveryFuture:
+    response: DeliveryFuture = asyncio.get_running_loop().create_future()
+    response.set_result(refusal)
+    return response
 
 
 def _decoded(content: bytes) -> OutboundMessage:

@@ -26,13 +26,15 @@ class DeliveryStatus(Enum):
 class QueuedMessage:
     """A message that the coordinator has not acknowledged."""
 
-    __slots__ = ("message", "response", "size_bytes", "status", "stored_id")
+    __slots__ = ("message", "response", "run_id", "size_bytes", "status", "stored_id")
 
     def __init__(
         self, message: OutboundMessage | None, stored_id: int | None, status: DeliveryStatus, content_bytes: int = 0
     ) -> None:
         self.message = message
         """None while only the store has it: it is read back before it is sent. Never None for a report."""
+        self.run_id = None if message is None else message.run
+        """The run that it concerns; None if that is not known."""
         self.stored_id = stored_id
         self.status = status
         self.size_bytes = MESSAGE_OVERHEAD_BYTES + (content_bytes if message is None else len(message.body))

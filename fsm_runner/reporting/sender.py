@@ -8,10 +8,18 @@ delivery. Messages of executors carry `give_up_after_s`. The waits between attem
 from loguru import logger
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.coordinator_client.errors import CoordinatorError, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.errors import (
+    CoordinatorError,
+    NotAuthenticated,
+    NotRegistered,
+    Refused,
+    RegistrationSuperseded,
+    Unreachable,
+)
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.reporting.messages import OutboundMessage, RunEnding, RunStart
 from fsm_runner.util.retry import retrying
+from fsm_runner.util.tasks import wait_forever
 
 WARN_AT_FAILURE = 4
 """The failed attempt of one message at which the log warns. Earlier failures usually pass within a second."""
@@ -65,6 +73,10 @@ class _Attempts:
             if registrations == self._client.registrations:
                 self._client.on_registration_lost()
             raise
+        except RegistrationSuperseded as fault:
+            # The runner, which ends now, withdraws its messages.
+            self._client.on_superseded(fault)
+            await wait_forever()
         except (Unreachable, NotAuthenticated) as fault:
             self._client.on_unanswered()
             self._check_limit(fault)
@@ -74,7 +86,15 @@ class _Attempts:
 
     async def _send(self) -> ApiResponse:
         try:
-            return await self._client.api.deliver(self._message.path, self._message.body, self._message.method)
+            message = self._message
+            return await self._client.api.deliver(
+                message.path,
+                message.body,
+                message.method,
+                run_id=message.run_id,
+                attempt=message.attempt,
+                registration=message.registration,
+            )
         except Unreachable as fault:
             self._maybe_delivered = self._maybe_delivered or fault.may_have_arrived
             raise

@@ -89,14 +89,23 @@ class SessionChannel:
         context: ReportingContext,
         may_bind: Callable[[], bool],
         observer: TurnObserver | None = None,
+        run: wire.Run | None = None,
     ) -> None:
-        """`may_bind` returns whether a turn is in progress. `observer` receives what the executor reports."""
+        """`may_bind` returns whether a turn is in progress. `observer` receives what the executor reports.
+
+        `run`: the run on whose behalf the messages are sent; None: no coordinator can reassign it.
+        """
         self._session_id = session_id
         self._context = context
+        self._run = run
         self._may_bind = may_bind
         self.observer = observer or TurnObserver()
         self.last_bind: SentBind | None = None
         """The bind of the session's conversation; None if this process has not queued it."""
+
+    @property
+    def run(self) -> wire.Run | None:
+        return self._run
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         """Bind the session to the executor's own session id. Also raises `NoTurn`."""
@@ -108,7 +117,7 @@ class SessionChannel:
             executor_profile=self._context.executor_profile,
             project_dir=project_dir,
         )
-        delivery = self._put(messages.bind(self._session_id, body))
+        delivery = self._put(messages.bind(self._session_id, body, self.run))
         self.last_bind = SentBind(body, delivery)
         self.observer.note_bind()
         return delivery
@@ -118,13 +127,13 @@ class SessionChannel:
 
         None if the event is not sent.
         """
-        delivery = self._put(messages.event(self._session_id, body))
+        delivery = self._put(messages.event(self._session_id, body, self.run))
         self.observer.note_event(event)
         return delivery
 
     def metadata(self, body: bytes) -> DeliveryFuture:
         """Queue a JSON object of session fields, which is sent unchanged except for secrets."""
-        return self._put(messages.metadata(self._session_id, body))
+        return self._put(messages.metadata(self._session_id, body, self.run))
 
     def result(self, data: wire.JsonObject) -> None:
         """Queue a result event that carries `data`."""

@@ -61,6 +61,12 @@ class OwnedTasks:
             await asyncio.wait(set(self._subjects))
             await asyncio.sleep(0)  # until the callbacks have removed them
 
+    async def wait_for(self, subject: str) -> None:
+        """Wait until the tasks of a subject have ended and are removed."""
+        while tasks := {task for task, each in self._subjects.items() if each == subject}:
+            await asyncio.wait(tasks)
+            await asyncio.sleep(0)
+
     async def aclose(self) -> None:
         """Cancel all tasks and wait for their end."""
         await self._cancel(set(self._subjects))

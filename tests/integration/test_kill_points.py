@@ -9,7 +9,7 @@ from fsm_runner.runtime.actors.interfaces import load_machine
 from tests.support import faults
 from tests.support.command_executor import held_by
 from tests.support.coordinated_home import SCRIPT
-from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
+from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions, transitions_of_state
 from tests.support.crash.kill_points import WRITTEN, StepKillPoint, on_entering
 from tests.support.crash.limits import (
     ON_WAITING,
@@ -114,10 +114,12 @@ NOT_KILLED = [
     ("waiting_for_limit", "interrupted", "recovering"),
     ("waiting", "interrupted", "recovering"),
     ("recovering", "found_open", "waiting_for_limit"),
+    *transitions_of_state(load_machine("run").spec, "abandoning"),
 ]
 """A kill at the end of a wait for a limit takes the last one. `tests/integration/test_provider_limits.py`,
 `tests/property/test_workflow_recovery.py` and `tests/unit/test_run_recovery.py` take the others. A kill leads to
-`recovering`, which ends the run as well."""
+`recovering`, which ends the run as well. `tests/property/test_recovery_machine.py` kills runners whose run another
+one has got."""
 WAITING = StepKillPoint("run", "waiting", "detail", "waiting", WRITTEN)
 """The visit of a workflow in which it waits is on disk."""
 EXECUTING = StepKillPoint("run", "executing", "detail", "executing", WRITTEN)

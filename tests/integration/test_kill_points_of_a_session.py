@@ -12,7 +12,7 @@ from tests.support import faults
 from tests.support.command_executor import SESSION_STATUS, held_by, scripted_executor_source
 from tests.support.coordinated_home import SCRIPTED, write_coordinated_home
 from tests.support.crash.fork_server import ForkServer
-from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions
+from tests.support.crash.harness import ScenarioSuite, crash_harness, short_transitions, transitions_of_state
 from tests.support.crash.kill_points import on_entering
 from tests.support.crash.restart import defects_after_restart, open_context, run_to_kill
 from tests.support.crash.runner_program import BREAK_STOP, HOLD_START
@@ -27,6 +27,9 @@ IDLE_S = "0.2"
 NOT_SHORT = [
     # The run of the turn has the same limit and reaches it first.
     ("busy", "turn_timed_out", "stopping_turn"),
+    # These are taken in `tests/property/test_session_machine.py`; no message follows them.
+    *transitions_of_state(load_machine("session").spec, "abandoning"),
+    ("reporting", "reassigned", "superseded"),
 ]
 
 

@@ -27,6 +27,8 @@ plans = st.builds(
     error=st.none() | st.just("exit code 1"),
     stops_at_s=st.none() | st.none() | moments,
     settled_at_s=st.none() | st.none() | st.none() | moments,
+    requeued_at_s=st.none() | st.none() | moments,
+    offered_after_s=short,
 )
 kills = st.builds(Kill, st.integers(1, 60), st.integers(0, 12), st.just(0.0) | moments)
 setups = st.builds(
@@ -71,6 +73,9 @@ SETUPS = {
     "answers are lost": Setup(plans=(PlannedRun(),), faults=(Fault("lost answer"),) * 4),
     "claim is lost": Setup(plans=(PlannedRun(),), control_faults=(Fault(), Fault(), Fault(), Fault("lost answer"))),
     "is handed out again": Setup(plans=(PlannedRun(),), restarts_at_s=(0.0, 6.0)),
+    "is queued again": Setup(plans=(PlannedRun(lasts_s=4.0, requeued_at_s=2.0),)),
+    "ends while it is queued again": Setup(plans=(PlannedRun(requeued_at_s=0.5, offered_after_s=10.0),)),
+    "is queued again while the runner is down": Setup(plans=(PlannedRun(lasts_s=7.0, requeued_at_s=5.0),)),
     "disk is full": Setup(plans=(PlannedRun(lasts_s=4.0),), disk_full=(2.0, 60.0), retry_interrupted=True),
 }
 
@@ -107,7 +112,7 @@ def check(result: SimulationResult, setup: Setup, of: str = "") -> None:
     for run in result.runs:
         starts = result.starts[run.run.run_id]
         check_run(run, setup, of)
-        assert starts <= (1 + INTERRUPTIONS_LIMIT if setup.retry_interrupted else 1), of
+        assert starts <= run.attempt * (1 + INTERRUPTIONS_LIMIT if setup.retry_interrupted else 1), of
 
 
 def check_run(run: ModelRun, setup: Setup, of: str) -> None:

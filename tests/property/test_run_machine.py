@@ -10,7 +10,14 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.coordinator_client.errors import NoConnection, NotAuthenticated, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.errors import (
+    NoConnection,
+    NotAuthenticated,
+    NotRegistered,
+    Refused,
+    RunReassigned,
+    Unreachable,
+)
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
 from fsm_runner.machine.engine import Cause
@@ -166,13 +173,15 @@ class FaultyApi:
         self.acknowledged: list[str] = []
         self.refused: list[str] = []
         self.hidden: list[str] = []
+        self.is_reassigned = False
         self.state = wire.RunState(status="claimed")
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
+    async def deliver(self, path: str, body: bytes, method: str = "POST", **_: object) -> ApiResponse:
+        assert not self.is_reassigned, "nothing is sent about a run that is not this runner's any more"
         message = path.rpartition("/")[2]
         fault = self._next_fault()
         await asyncio.sleep(fault.after_s)
-        if fault.acted and fault.kind not in {"refused", "no_connection"}:
+        if fault.acted and fault.kind not in {"refused", "no_connection", "reassigned"}:
             self._take(message, body)
             if fault.kind in HIDING:
                 self.hidden.append(message)
@@ -185,7 +194,7 @@ class FaultyApi:
     async def run_state(self, run_id: str) -> wire.RunState:
         fault = self._next_fault()
         await asyncio.sleep(fault.after_s)
-        if fault.kind != "refused":  # what it holds it does not forget
+        if fault.kind not in {"refused", "reassigned"}:  # what it holds it does not forget
             self._fail(fault)
         return self.state
 
@@ -209,13 +218,16 @@ class FaultyApi:
                 raise NotAuthenticated("403", 403)
             case "refused":
                 raise Refused("404", 404)
+            case "reassigned":
+                self.is_reassigned = True
+                raise RunReassigned("409", 2)
 
 
 seconds = st.floats(0, 30, allow_nan=False)
 errors = st.none() | st.sampled_from(sorted(ERRORS))
 doings = st.builds(Do, seconds, errors)
 behaviours = st.one_of(st.builds(Do, seconds), doings, doings, st.just(Hang()))
-kinds = st.sampled_from(["unreachable", "unreachable", "unreachable", "no_connection", *HIDING, "refused"])
+kinds = st.sampled_from([*["unreachable"] * 3, "no_connection", *HIDING, "refused", "reassigned"])
 worlds = st.builds(
     World,
     accept=st.builds(Do, st.just(0.0), st.none() | errors),
@@ -287,6 +299,7 @@ async def live(world: World) -> tuple[str, str | None, FaultyApi, FakeExecutor]:
         silence_limit=None if world.silence_timeout_s is None else SilenceLimit(world.silence_timeout_s),
     )
     actor = RunActor(RUN, "runner_1", context, no_provider_limits())
+    outbox.on_reassigned = lambda _session, _run, refusal: actor.post("reassigned", refusal)
     disturbance = asyncio.create_task(disturb(actor, world))
     if not ends(world):
         disturbance.add_done_callback(lambda _: actor.post("stop_requested", "the last one"))
@@ -313,10 +326,12 @@ def test_a_run_ends_in_one_final_state_with_one_terminal_report(world: World, se
     refused = [message for message in api.refused if message in TERMINAL_REPORTS]
 
     assert set(terminal) <= {outcome}, "a run has one outcome, and no other is ever reported"
+    if not world.injected:
+        assert (state == "superseded") == api.is_reassigned
     assert len(acknowledged) + len(refused) <= 1, "nothing is reported again once it was answered"
     if not set(api.hidden) & set(TERMINAL_REPORTS):
         assert len(terminal) <= 1, "a report whose answer was lost is not acted upon twice"
-    if state != "failed":
+    if state not in {"failed", "superseded"}:
         assert set(terminal) == {state}
     if terminal:
         assert all(message in TERMINAL_REPORTS for message in api.taken[api.taken.index(outcome) :])

@@ -117,7 +117,7 @@ class FakeApi:
             raise Unreachable("502")
         self.beaten.append(now_s())
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
+    async def deliver(self, path: str, body: bytes, method: str = "POST", **headers: object) -> ApiResponse:
         if self.answers:
             await self.answers.pop(0)
         self.exchanges.append("deliver")

@@ -38,8 +38,15 @@ class InstantRecord:
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         self.claims.append(run_id)
 
-    def record_report(self, run_id: str, report: Report) -> None:
-        self.reports[run_id] = report
+    def forget_workflow(self, run_id: str) -> None:
+        self.workflows.pop(run_id, None)
+        self.visits.pop(run_id, None)
+
+    def record_report(self, run_id: str, report: Report | None) -> None:
+        if report is None:
+            self.reports.pop(run_id, None)
+        else:
+            self.reports[run_id] = report
 
     def record_usage(self, run_id: str, usage: bytes) -> None:
         self.usages[run_id] = usage

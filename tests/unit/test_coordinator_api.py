@@ -214,7 +214,7 @@ async def test_a_runner_of_the_same_identity_is_a_conflict_with_its_message() ->
 async def test_an_agent_of_the_same_name_is_a_conflict_that_names_it() -> None:
     conflict = {"error": "agent_name_collision", "agent_name": "echo", "existing_runner_id": "other"}
     async with answering(answer(409, detail(conflict))) as (api, _):
-        with pytest.raises(AgentNameCollision, match="agent echo belongs to another runner") as raised:
+        with pytest.raises(AgentNameCollision, match=r"^agent echo belongs to another runner\. .*agents_dir") as raised:
             await api.register(REGISTRATION)
     assert raised.value.detail.existing_runner_id == "other"
 

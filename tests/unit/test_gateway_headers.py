@@ -26,7 +26,7 @@ def test_a_response_that_the_gateway_reads_is_not_compressed() -> None:
         *("connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding"),
         *("upgrade", "host", "content-length", "expect", "referer", "authorization", "cookie", "forwarded"),
         *("x-forwarded-for", "x-forwarded-host", "x-original-url", "x-rewrite-url", "x-http-method-override"),
-        *("x-runner-registration", "x-run-id"),
+        *("x-runner-registration", "x-run-id", "x-run-attempt"),
     ],
 )
 def test_request_headers_for_the_gateway_are_dropped(name: str) -> None:

@@ -38,7 +38,7 @@ class ListApi(FakeApi):
         self.claim_answers = [list(claims)] * 2_000
         self.errors: dict[str, str] = {}
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
+    async def deliver(self, path: str, body: bytes, method: str = "POST", **_: object) -> ApiResponse:
         if path.endswith("/failed"):
             self.errors[path.split("/")[-2]] = msgspec.json.decode(body)["error"]
         return await super().deliver(path, body, method)

@@ -107,6 +107,8 @@ async def runner_life(rng: random.Random) -> list[object]:
                 limit_scope=rng.choice(["credential", "session"]),
                 stops_at_s=rng.choice([None, rng.uniform(0, 5)]),
                 settled_at_s=rng.choice([None, 7.0]),
+                requeued_at_s=rng.choice([None, None, 2.0]),
+                offered_after_s=rng.choice([0.0, 4.0]),
             )
             for _ in range(2 if workflow is None else 1)
         ),
@@ -183,7 +185,7 @@ async def session_life(rng: random.Random) -> list[object]:
         run_timeout_s=rng.choice([None, 2.0]),
         session_stop_at_s=rng.choice([None, rng.uniform(0, 20)]),
         close_at_s=rng.uniform(0, 30),
-        faults=tuple(rng.choice(["", "unreachable", "lost answer", "refused"]) for _ in range(rng.randrange(6))),
+        faults=tuple(rng.choice(session_world.FAULTS) for _ in range(rng.randrange(6))),
     )
     record, stage = InstantRecord(), session_world.Stage(world)
     process = type("StagedProcess", (session_world.FakeProcess,), {"stage": stage})

@@ -165,7 +165,7 @@ async def test_a_claim_whose_agent_does_not_exist_fails_as_lost(has_blueprint: b
     bodies: list[bytes] = []
     deliver = api.deliver
 
-    async def keeping(path: str, body: bytes, method: str = "POST") -> object:
+    async def keeping(path: str, body: bytes, method: str = "POST", **_: object) -> object:
         bodies.append(body)
         return await deliver(path, body, method)
 

@@ -161,7 +161,8 @@ async def test_a_run_that_cannot_be_decoded_is_failed_and_closed() -> None:
 
 POSITIONS = positions(SESSION.spec)
 IN_TURN = [each for each in POSITIONS if SESSION.has_tag(each.state, "has_turn")]
-BETWEEN_TURNS = [each for each in POSITIONS if each not in IN_TURN]
+ABANDONED = [each for each in POSITIONS if each.state == "abandoning"]
+BETWEEN_TURNS = [each for each in POSITIONS if each not in (*IN_TURN, *ABANDONED)]
 
 
 @pytest.mark.parametrize("position", BETWEEN_TURNS, ids=str)
@@ -170,7 +171,7 @@ async def test_a_session_between_turns_is_reported_after_its_runs(position: Posi
     api, bodies = FakeApi(), list[bytes]()
     deliver = api.deliver
 
-    async def deliver_and_record(path: str, body: bytes, method: str = "POST") -> object:
+    async def deliver_and_record(path: str, body: bytes, method: str = "POST", **_: object) -> object:
         bodies.append(body)
         return await deliver(path, body, method)
 
@@ -194,6 +195,19 @@ async def test_a_session_between_turns_is_reported_after_its_runs(position: Posi
         assert runner.record.open_sessions == []
     assert api.delivered == ["/runner/runs/run_1/completed", SESSION_STATUS]
     assert msgspec.json.decode(bodies[-1])["status"] == (position.outcome or "failed")
+
+
+@pytest.mark.parametrize("position", ABANDONED, ids=str)
+@in_virtual_time
+async def test_a_session_whose_run_another_runner_had_is_not_reported(position: Position) -> None:
+    api = FakeApi()
+    async with successor(api) as runner:
+        runner.record.open_sessions.append(RUN.session_id)
+        sessions = (open_session(position.state, position.outcome),)
+        await recovery(runner, msgspec.structs.replace(NOTHING, sessions=sessions)).carry_out()
+        await runner.sessions.close("the test is over")
+        assert runner.record.open_sessions == []
+    assert api.delivered == []
 
 
 @pytest.mark.parametrize("position", IN_TURN, ids=str)

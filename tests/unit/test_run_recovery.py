@@ -39,7 +39,8 @@ A_DAY_S = 86_400
 
 POSITIONS = positions(MACHINE.spec)
 UNDECIDED = [position for position in POSITIONS if position.outcome is None]
-DECIDED = [position for position in POSITIONS if position.outcome is not None]
+ABANDONED = [position for position in POSITIONS if MACHINE.has_tag(position.state, "abandoned")]
+DECIDED = [position for position in POSITIONS if position.outcome is not None and position not in ABANDONED]
 
 
 def named(value: object) -> str:
@@ -222,7 +223,48 @@ def test_a_recorded_report_is_sent_unchanged(position: Position) -> None:
     assert life.api.bodies == [recovered.report.body]
 
 
+@pytest.mark.parametrize("position", ABANDONED, ids=named)
+def test_a_run_that_was_another_runners_is_not_reported(position: Position) -> None:
+    life = lived(api_with_run("running"), left(position), retry=True)
+    assert (life.actor.state, life.api.exchanges, life.executor.begun) == ("superseded", [], 0)
+    assert life.record.ended_runs == [RUN.run_id]
+
+
+@pytest.mark.parametrize("retry", [False, True])
+@pytest.mark.parametrize(
+    "found",
+    [
+        wire.RunState(status="pending", attempt=2),
+        wire.RunState(status="claimed", runner_id="other", attempt=2),
+        wire.RunState(status="stopping", runner_id="other"),
+    ],
+)
+@pytest.mark.parametrize("position", UNDECIDED, ids=named)
+def test_a_run_that_was_given_to_another_runner_meanwhile_is_not_reported(
+    position: Position, found: wire.RunState, retry: bool
+) -> None:
+    api = FakeApi()
+    api.states[RUN.run_id] = found
+    life = lived(api, left(position), retry=retry)
+    assert (life.actor.state, life.api.reported, life.executor.begun) == ("superseded", [], 0)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        wire.RunState(status="pending"),
+        wire.RunState(status="claimed", runner_id="me", attempt=2),
+        wire.RunState(status="running", runner_id="me"),
+    ],
+)
+def test_a_run_that_is_still_this_runners_is_reported(found: wire.RunState) -> None:
+    api = FakeApi()
+    api.states[RUN.run_id] = found
+    assert lived(api, left(Position("executing", None))).api.reported == ["failed"]
+
+
 def test_there_are_positions_to_try() -> None:
+    assert ABANDONED
     assert {position.state for position in POSITIONS} == {
         name for name, state in MACHINE.spec.states.items() if not state.final
     }

@@ -29,7 +29,7 @@ class EndlessProcess:
 async def test_two_runs_that_start_it_at_once_share_no_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "PersistentProcess", EndlessProcess)
     launcher: Any = SimpleNamespace(executor_config={})
-    channel: Any = SimpleNamespace(observer=None)
+    channel: Any = SimpleNamespace(observer=None, run=RUN)
     first = Assignment(RUN, PROJECT_DIR, ME)
     async with polling_runner(FakeApi()) as runner:
         runner.record.record_session_start(RUN.session_id, ME, b"")

@@ -35,10 +35,10 @@ class EndedRuns:
         return run_id in self._runs
 
     def add(self, run_id: str, report: OutboundMessage) -> None:
-        self._forget(run_id)
+        self.forget(run_id)
         self._runs[run_id] = _EndedRun(report, Waits(self._policy))
         while len(self._runs) > REMEMBERED_RUNS:
-            self._forget(next(iter(self._runs)))
+            self.forget(next(iter(self._runs)))
 
     def resend(self, run_id: str) -> None:
         """Send the report again, at once or when the interval since the last time has passed. Raises KeyError."""
@@ -53,13 +53,14 @@ class EndedRuns:
 
     def close(self) -> None:
         for run_id in list(self._runs):
-            self._forget(run_id)
+            self.forget(run_id)
 
     def _send(self, run_id: str, ended: _EndedRun) -> None:
         ended.timer = None
         ended.not_before_s = asyncio.get_running_loop().time() + ended.waits.next_s()
         self._resend(run_id, ended.report)
 
-    def _forget(self, run_id: str) -> None:
+    def forget(self, run_id: str) -> None:
+        """Send no report of the run any more. It need not be known."""
         if (ended := self._runs.pop(run_id, None)) is not None and ended.timer is not None:
             ended.timer.cancel()

@@ -46,7 +46,8 @@ class Executions(TurnObserver):
         """`has_tag` returns whether the run's state has a tag. `note_detail` gets the executor's status details."""
         self._assignment = assignment
         self._executor = context.executor
-        self.channel = channel_type(assignment.run.session_id, context.reporting, lambda: has_tag("may_bind"), self)
+        run = assignment.run
+        self.channel = channel_type(run.session_id, context.reporting, lambda: has_tag("may_bind"), self, run)
         self._record = context.record
         self._limits = limits
         self._budget = budget

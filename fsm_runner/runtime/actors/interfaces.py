@@ -25,25 +25,27 @@ RUN = ActorInterface(
         "workflow_waits workflow_has_begun"
     ),
     settings=_names("run_timeout_s limit_wait_s max_wall_s"),
-    events=_names("stop_requested budget_exceeded fell_silent interrupted"),
-    tags=_names("may_bind reports_started parked awaits_limit"),
+    events=_names("stop_requested budget_exceeded fell_silent interrupted reassigned"),
+    tags=_names("may_bind reports_started parked awaits_limit abandoned"),
     outcomes=_names("completed failed stopped superseded"),
 )
 
 RUNNER = ActorInterface(
     name="runner",
     activities=_names(
-        "recover register await_reset await_runs stop_runs flush_reports deregister await_last_poll settle_late_run"
+        "recover register await_reset await_runs stop_runs flush_reports deregister await_last_poll settle_late_run "
+        "abandon_runs"
     ),
     facts=_names("journal_is_unwritable descriptors_are_short credential_is_limited late_run_arrived"),
     settings=_names("grace_period_s stop_limit_s"),
     events=_names(
-        "coordinator_lost coordinator_answered registration_lost report_not_accepted outage_too_long "
+        "coordinator_lost coordinator_answered registration_lost report_not_accepted registration_superseded "
+        "outage_too_long "
         "journal_unwritable journal_writable descriptors_short descriptors_freed limit_reached limit_passed "
         "drain_requested stop_now_requested exit_requested"
     ),
     tags=_names("claims tests_limit leaving renews_registration reachable needs_attention unhealthy"),
-    outcomes=_names("stopped refused gave_up aborted"),
+    outcomes=_names("stopped refused gave_up superseded aborted"),
 )
 
 SESSION = ActorInterface(
@@ -51,9 +53,9 @@ SESSION = ActorInterface(
     activities=_names("start_process take_turn await_exit stop_process report"),
     facts=_names("is_continued is_revivable"),
     settings=_names("run_timeout_s session_idle_timeout_s"),
-    events=_names("turn_requested stop_requested close_requested interrupted"),
+    events=_names("turn_requested stop_requested close_requested interrupted reassigned"),
     tags=_names("has_turn ends_process reports"),
-    outcomes=_names("finished failed stopped"),
+    outcomes=_names("finished failed stopped superseded"),
 )
 
 POLLER = ActorInterface(

@@ -97,4 +97,5 @@ class LimitWaits:
         """Set or clear the session's field `limit` at the coordinator (protocol.md, section 1.4)."""
         body = self._reporting.redactor.json(encode_json({"limit": limit}))
         # Not among the messages that a stop withdraws.
-        self._reporting.outbox.put(self._run.session_id, messages.metadata(self._run.session_id, body))
+        message = messages.metadata(self._run.session_id, body, self._run)
+        self._reporting.outbox.put(self._run.session_id, message)

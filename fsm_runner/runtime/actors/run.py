@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any, TypeVar, cast
 import msgspec
 from loguru import logger
 
-from fsm_runner.coordinator_client.errors import Refused
+from fsm_runner.coordinator_client.errors import Refused, RunReassigned
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.executors.interface import Assignment, ExecutionFailed, RunRefused
+from fsm_runner.journal.journal import JournalUnwritable
 from fsm_runner.journal.records import OpenRun, Report
 from fsm_runner.machine.engine import Cause, Step
 from fsm_runner.protocol import wire
@@ -115,13 +117,15 @@ class RunActor(Actor):
         self._signal: StopSignal = "shutdown"
         self._limits = limits
         stop = partial(self.post, "stop_requested", "the coordinator asks for it")
-        self._wanted = WantedCheck(run.run_id, context.look_up, stop, self._end_work)
+        self._wanted = WantedCheck(run, runner_id, context.look_up, stop, self._end_work)
         self.failure = "" if recovered is None else recovered.failure
         """Why the run failed; empty if it did not."""
         self.unreported = ""
         """Why the coordinator has no record of the outcome; empty if it has one."""
         self.terminal_report: OutboundMessage | None = None
-        """None before the outcome is reported."""
+        """None before the outcome is reported, and if it must not be."""
+        self.reassigned_by: Refused | None = None
+        """Why the run is not this runner's any more; None: it is."""
         # Other tasks wait for these two, so they are events in addition to the states that they follow.
         self.work_done = asyncio.Event()
         """Set when at most the delivery of the terminal report is pending."""
@@ -181,6 +185,8 @@ class RunActor(Actor):
         if not self.was_resumed:
             run = self._claimed_run
             content = msgspec.json.encode(run)
+            if run.attempt > 1:
+                await self._forget_earlier_attempt()
             self._context.record.record_claim(run.run_id, run.session_id, run.agent_name, self.runner_id, content)
         try:
             if not self._refusal:
@@ -203,7 +209,14 @@ class RunActor(Actor):
             if not self.has_tag("parked"):
                 await self._executions.aclose()
             self._workflow.release_session()
+            self._context.reporting.outbox.readmit(self.name)
             self.work_done.set()
+
+    async def _forget_earlier_attempt(self) -> None:
+        """Let the journal begin the run anew, if this runner had it before and lost it."""
+        with suppress(JournalUnwritable):
+            await self._context.record.flush()  # the end of the earlier attempt
+        self._context.record.forget_workflow(self.name)
 
     def on_step(self, step: Step, payload: object) -> None:
         if self.model.outcome == "failed" and not self.failure:
@@ -216,7 +229,9 @@ class RunActor(Actor):
                 reason = f"{self._waits.current.limit}; {reason}"
             self.failure = self._context.reporting.redactor.text(reason)
         is_final = self._machine.is_final(self.model)
-        if is_final and step.cause is not Cause.DONE:
+        if self.has_tag("abandoned"):
+            self._abandon(cast(Refused, payload))
+        elif is_final and step.cause is not Cause.DONE and not self._machine.has_tag(step.source, "abandoned"):
             self.unreported = unreported_reason(self.model.outcome, cast(Exception, payload))
         if step.cause == "stop_requested":
             logger.info("{}: stop ({})", self.name, payload or "requested")
@@ -235,6 +250,14 @@ class RunActor(Actor):
         self._context.observer.entered(self.wire_run, self.state, final=is_final)
         if self._waits.current is not None and self.has_tag("awaits_limit"):
             self._note_detail(str(self._waits.current))
+
+    def _abandon(self, refusal: Refused) -> None:
+        """Withdraw all messages and the report, which the next process of this runner must not send either."""
+        self.reassigned_by, self.unreported = refusal, str(refusal)
+        if isinstance(refusal, RunReassigned):
+            self._context.reporting.outbox.withdraw_run(self.wire_run.session_id, self.name, refusal)
+        self.terminal_report = None
+        self._context.record.record_report(self.name, None)
 
     def _follow_execution(self) -> None:
         """Count the time of executions. The run's time limit is paused while it waits."""
@@ -403,6 +426,7 @@ class RunActor(Actor):
 
     def _put(self, report: OutboundMessage, *, maybe_delivered: bool = False) -> DeliveryFuture:
         outbox = self._context.reporting.outbox
+        report = msgspec.structs.replace(report, attempt=self.wire_run.attempt)
         response = outbox.put(self.wire_run.session_id, report, maybe_delivered=maybe_delivered)
         self._sent.append(response)
         return response

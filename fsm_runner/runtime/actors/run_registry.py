@@ -10,6 +10,7 @@ from loguru import logger
 
 from fsm_runner.config.provider_limits import ProviderLimitPolicy
 from fsm_runner.coordinator_client.api import UnreadableRun
+from fsm_runner.coordinator_client.errors import RegistrationSuperseded, RunReassigned
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.journal.records import EndedRun, OpenRun
 from fsm_runner.protocol import wire
@@ -54,8 +55,13 @@ class RunRegistry:
         self._max_runs = max_runs
         self._actors: dict[str, RunActor] = {}
         self._ended_runs = EndedRuns(repeated_report, self._send_again)
+        context.reporting.outbox.on_reassigned = self._abandon
         self._handed_out_again: set[str] = set()
         """The active runs that a poll brought again; each is logged once."""
+        self._later_attempts: dict[str, tuple[wire.Run, str]] = {}
+        """Claimed attempts that begin when the earlier attempt of the same run has ended here; with the runner's id."""
+        self._stop_reason: str | None = None
+        """Why runs that begin again are stopped; None: they are not."""
         self._tasks = OwnedTasks("run", self._on_change)
         self.limits = ProviderLimits(
             limit_policy, self._free_slots_beside_poll, self._on_change, on_limit_reached, on_limit_passed, wall_clock_s
@@ -132,7 +138,13 @@ class RunRegistry:
 
     def start(self, run: wire.Run, runner_id: str) -> bool:
         """Start a run and return True; False if it is active or has ended here, as it is not executed again."""
-        if run.run_id in self._actors:
+        active = self._actors.get(run.run_id)
+        if active is not None and run.attempt > active.wire_run.attempt:
+            self._later_attempts[run.run_id] = (run, runner_id)
+            message = f"the coordinator has taken this runner for lost; attempt {run.attempt} of the run follows"
+            self._abandon(run.session_id, run.run_id, RunReassigned(message, run.attempt))
+            return False
+        if active is not None:
             # Logged once for each run, since a coordinator may hand it out every second.
             if run.run_id not in self._handed_out_again:
                 self._handed_out_again.add(run.run_id)
@@ -162,8 +174,11 @@ class RunRegistry:
             "(`--session-idle-timeout`), or stop idle sessions (`fsm-runner stop SESSION`)"
         )
 
-    def is_active(self, run_id: str) -> bool:
-        return run_id in self._actors
+    def is_active(self, run_id: str, attempt: int = 0) -> bool:
+        """Return whether the run, in this attempt or a later one, is active or will begin here."""
+        later, actor = self._later_attempts.get(run_id), self._actors.get(run_id)
+        latest = later[0] if later is not None else None if actor is None else actor.wire_run
+        return latest is not None and latest.attempt >= attempt
 
     async def was_claimed(self, run_id: str) -> bool:
         """Return whether this runner's journal has a claim of the run. Raises `JournalUnreadable`."""
@@ -236,8 +251,28 @@ class RunRegistry:
         self._sessions.stop_idle(session_id, reason)
 
     def stop_all(self, reason: str) -> None:
+        self._stop_reason = reason
         for actor in self._actors.values():
             actor.post("stop_requested", reason)
+
+    async def abandon_all(self, refusal: RegistrationSuperseded) -> None:
+        """End all executors, send nothing more, and return when they have ended: another process has the runs."""
+        self._context.reporting.outbox.withdraw_all(refusal)
+        self._ended_runs.close()
+        for actor in self._actors.values():
+            actor.post("reassigned", refusal)
+        await self._sessions.abandon_all(refusal)
+        await self.wait_until_empty()
+
+    def _abandon(self, session_id: str, run_id: str, refusal: RunReassigned) -> None:
+        """End what was started for a run that is not this runner's any more."""
+        if (actor := self._actors.get(run_id)) is not None:
+            actor.post("reassigned", refusal)
+        else:
+            logger.info("{}: {}", run_id, excerpt(str(refusal)))
+            self._ended_runs.forget(run_id)
+            self._context.reporting.outbox.readmit(run_id)
+        self._sessions.abandon(session_id, run_id, refusal)
 
     def close_idle_sessions(self, reason: str) -> None:
         """End the persistent executors that have no turn."""
@@ -296,6 +331,8 @@ class RunRegistry:
         began_s = time.monotonic()
         try:
             state = await actor.live()
+            if actor.reassigned_by is not None:
+                await self._sessions.wait_until_abandoned(actor.wire_run.session_id)
         except Exception as defect:
             if actor.terminal_report is None:
                 self.fail(actor.name, actor.runner_id, f"a defect of the runner: {defect!r}")
@@ -304,6 +341,7 @@ class RunRegistry:
             del self._actors[actor.name]
             self.limits.ended(actor.name)
             self._handed_out_again.discard(actor.name)
+            later = self._later_attempts.pop(actor.name, None)
             actor.finished.set()
         if actor.terminal_report is not None:
             self._ended_runs.add(actor.name, actor.terminal_report)
@@ -313,6 +351,15 @@ class RunRegistry:
             logger.warning("{}: {} after {}{}: {}", actor.name, state, took, used, "; ".join(reasons))
         else:
             logger.info("{}: {} after {}{}", actor.name, state, took, used)
+        if later is not None:
+            self._begin_again(actor, *later)
+
+    def _begin_again(self, ended: RunActor, run: wire.Run, runner_id: str) -> None:
+        """Begin a later attempt of a run, unless another runner has an even later one."""
+        if isinstance(ended.reassigned_by, RunReassigned) and run.attempt >= ended.reassigned_by.attempt:
+            self.start(run, runner_id)
+            if self._stop_reason is not None:
+                self.stop_run(run.run_id, self._stop_reason)
 
     def _send_again(self, run_id: str, report: OutboundMessage) -> None:
         logger.warning("{}: still open at the coordinator although it ended here; sending its report again", run_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from http import HTTPStatus
 from itertools import compress
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 from loguru import logger
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import RegistrationSuperseded
 from fsm_runner.errors import FsmRunnerError
 from fsm_runner.journal.journal import Journal
 from fsm_runner.machine.engine import Cause, Machine, Step
@@ -100,6 +102,7 @@ class RunnerActor(Actor):
                 "deregister": self._deregister,
                 "await_last_poll": self._poller.no_poll_held.wait,
                 "settle_late_run": self._settle_late_run,
+                "abandon_runs": self._abandon_runs,
             },
             settings,
             recorder=journal,
@@ -111,6 +114,7 @@ class RunnerActor(Actor):
         self._outage = outage
         self._abandoned_runs: frozenset[str] = frozenset()
         """The runs that were held when the last reports were flushed. Any other one came with the last poll."""
+        self._registration = registration
         self._defect: BaseException | None = None
 
     async def live(self) -> str:
@@ -130,8 +134,10 @@ class RunnerActor(Actor):
             self._poller.close()
             for task in side_tasks[1:]:
                 task.cancel()
-            await asyncio.wait(side_tasks)
-            await self._registrar.aclose()
+            try:
+                await asyncio.wait(side_tasks)
+            finally:
+                await self._registrar.aclose()
         if self._defect is not None:
             raise self._defect
         return self._machine.spec.states[self.state].outcome or ""
@@ -155,6 +161,15 @@ class RunnerActor(Actor):
         return frozenset(compress(facts, facts.values()))
 
     def on_step(self, step: Step, payload: object) -> None:
+        if step.cause == "registration_superseded":
+            logger.error(
+                "another process has registered under this runner's identity. Two runners must not have the same host "
+                "name, project directory, profile and executor command: give each a host name of its own (--hostname, "
+                "RUNNER_HOSTNAME). This process has the host name {!r}; it ends its runs, reports nothing and exits "
+                "({})",
+                self._registration.hostname,
+                payload,
+            )
         if step.cause is Cause.TIMEOUT and self._machine.has_tag(step.source, "tests_limit"):
             self._runs.limits.end_test()
         self._runs.limits.set_testing(self.has_tag("tests_limit"))
@@ -235,6 +250,10 @@ class RunnerActor(Actor):
         await self._registrar.register()
         await self._runs.wait_until_empty()
         self._abandoned_runs = frozenset()
+
+    async def _abandon_runs(self) -> None:
+        reason = "another process has registered under the identity of this runner"
+        await self._runs.abandon_all(RegistrationSuperseded(reason, HTTPStatus.CONFLICT))
 
     def _own(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.create_task(work, name=name)

@@ -48,6 +48,8 @@ class Turn:
         self.line = line
         """The line that is written to the executor's standard input."""
         self.channel = channel
+        self.run = None if channel is None else channel.run
+        """None for a session of an earlier runner process."""
         self.observer = TurnObserver() if channel is None else channel.observer
         self.finished = asyncio.Event()
         """Set when its run has been reported."""
@@ -135,6 +137,8 @@ class SessionActor(Actor):
         """How the executor ended."""
         self.work_done = asyncio.Event()
         """Set when no process is left and at most a report is pending. Other tasks wait for it."""
+        self.is_abandoned = False
+        """Whether its run is not this runner's any more."""
 
     @property
     def child(self) -> Child | None:
@@ -186,6 +190,11 @@ class SessionActor(Actor):
             await self.kill()
             self._set_stop_signal("SIGKILL")
             self.work_done.set()
+
+    def abandon(self, refusal: Refused) -> None:
+        """End the executor and report nothing, since the session's run is not this runner's any more."""
+        self.is_abandoned = True
+        self.post("reassigned", refusal)
 
     async def kill(self) -> None:
         """Kill the process at once; the machine learns of the exit."""
@@ -242,7 +251,8 @@ class SessionActor(Actor):
         # The report of the session's last run would set the session to idle.
         for reported in (self.turn.finished, *self._pending_reports):
             await reported.wait()
-        report = messages.session_ended(self.name, self._first.runner_id, cast(EndedSession, self.model.outcome))
+        outcome = cast(EndedSession, self.model.outcome)
+        report = messages.session_ended(self.name, self._first.runner_id, outcome, self.turn.run)
         outbox = self._context.reporting.outbox
         answer = await asyncio.shield(outbox.pending_report(self.name) or outbox.put(self.name, report))
         if isinstance(answer, Refused):
@@ -257,6 +267,10 @@ class _ExecutorChannel(SessionChannel):
         self._session = session
         if session.turn.channel is not None:
             self.last_bind = session.turn.channel.last_bind
+
+    @property
+    def run(self) -> Run | None:
+        return self._session.turn.run
 
     def bind(self, executor_session_id: str, project_dir: str | None) -> DeliveryFuture:
         delivery = super().bind(executor_session_id, project_dir)

@@ -8,6 +8,7 @@ from typing import NoReturn
 import msgspec
 from loguru import logger
 
+from fsm_runner.coordinator_client.errors import Refused
 from fsm_runner.executors.interface import Assignment, ExecutionFailed
 from fsm_runner.executors.program import Launcher
 from fsm_runner.protocol.wire import Run
@@ -76,6 +77,23 @@ class SessionRegistry:
         """End the session's executor if no run has it. A run that has it is stopped itself."""
         if (actor := self._actors.get(session_id)) is not None and not actor.has_turn:
             actor.post("stop_requested", reason)
+
+    def abandon(self, session_id: str, run_id: str, refusal: Refused) -> None:
+        """End the session's executor and report nothing, if its last turn belongs to this run."""
+        actor = self._actors.get(session_id)
+        if actor is not None and (actor.turn.run is None or actor.turn.run.run_id == run_id):
+            actor.abandon(refusal)
+
+    async def wait_until_abandoned(self, session_id: str) -> None:
+        """Wait until nothing is left of a session that is being abandoned, so that its run can begin again."""
+        while (actor := self._actors.get(session_id)) is not None and actor.is_abandoned:
+            await self._tasks.wait_for(session_id)
+
+    async def abandon_all(self, refusal: Refused) -> None:
+        """End all executors, report nothing, and return when they have ended."""
+        for actor in self._actors.values():
+            actor.abandon(refusal)
+        await self._tasks.wait_until_empty()
 
     def close_idle(self, reason: str) -> None:
         """End the executors that have no turn."""

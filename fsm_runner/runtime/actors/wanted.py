@@ -21,13 +21,16 @@ class WantedCheck:
 
     def __init__(
         self,
-        run_id: str,
+        run: wire.Run,
+        runner_id: str,
         look_up: Callable[[str], Awaitable[wire.RunState | None]],
         on_stop_requested: Callable[[], None],
         end_work: Callable[[], Awaitable[None]],
     ) -> None:
         """`look_up` waits through outages. `end_work` ends what was started for a run that is not expected any more."""
-        self._run_id = run_id
+        self._run_id = run.run_id
+        self._runner_id = runner_id
+        self._attempt = run.attempt
         self._look_up = look_up
         self._on_stop_requested = on_stop_requested
         self._end_work = end_work
@@ -48,12 +51,18 @@ class WantedCheck:
             self.superseded = "the coordinator does not know this run any more"
         elif found.status not in OPEN_RUN_STATUSES:
             self.superseded = f"the coordinator has it as {found.status} already"
+        elif self._is_reassigned(found):
+            self.superseded = "the coordinator has given it to another runner, or it waits for one"
         elif found.status == "stopping":
             # Handled before the result of the run's activity, which then comes too late.
             self._on_stop_requested()
         if self.superseded:
             await self._end_work()
             raise Superseded(self.superseded)
+
+    def _is_reassigned(self, found: wire.RunState) -> bool:
+        # After a restart, a deployed coordinator may show a claimed run as pending.
+        return found.runner_id != self._runner_id and (found.runner_id is not None or found.attempt > self._attempt)
 
     async def during(self, waiting: Coroutine[Any, Any, None]) -> None:
         """Wait, also while the coordinator is away. Raise `Superseded` as soon as it expects no report of this run."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from loguru import logger
 
 from fsm_runner.coordinator_client.client import CoordinatorClient
-from fsm_runner.coordinator_client.errors import CoordinatorError, NotRegistered
+from fsm_runner.coordinator_client.errors import CoordinatorError, NotRegistered, RegistrationSuperseded
 from fsm_runner.coordinator_client.policy import HEARTBEAT_MIN_S, STALE_AFTER_S
 from fsm_runner.protocol import wire
 from fsm_runner.util.retry import Waits
@@ -51,7 +51,7 @@ class Heartbeat:
             await self._client.api.heartbeat(self._registered.runner_id)
         except CoordinatorError as fault:
             self.report_fault("heartbeat", fault, known_as)
-            return isinstance(fault, NotRegistered)
+            return isinstance(fault, NotRegistered | RegistrationSuperseded)
         self._client.note_response()
         self._waits.reset()
         silent_s = self._client.now_s() - self._last_at_s
@@ -65,7 +65,9 @@ class Heartbeat:
     def report_fault(self, call: str, fault: CoordinatorError, known_as: int) -> None:
         """Post what a failed call means. `known_as` is the client's count of registrations when the call was sent."""
         logger.debug("{}: {}", call, fault)
-        if not isinstance(fault, NotRegistered):
+        if isinstance(fault, RegistrationSuperseded):
+            self._client.on_superseded(fault)
+        elif not isinstance(fault, NotRegistered):
             self._client.on_unanswered()
             self._post("coordinator_lost", fault)
         elif known_as == self._client.registrations:

@@ -53,7 +53,8 @@ class LostClaims:
         self._unanswered_since_s = {run: at for run, at in self._unanswered_since_s.items() if run in names}
         is_complete = True
         for run in listed:
-            if self._runs.is_active(run.run_id) or self._runs.resend_final_report(run.run_id):
+            attempt = 0 if isinstance(run, UnreadableRun) else run.attempt
+            if self._runs.is_active(run.run_id, attempt) or self._runs.resend_final_report(run.run_id):
                 continue
             if not self._may_claim():
                 return False
@@ -77,7 +78,7 @@ class LostClaims:
     async def _start(self, run: wire.Run, runner_id: str) -> bool:
         """Return False if the run has to wait for its agent's definition, for capacity or for the journal."""
         try:
-            if await self._runs.was_claimed(run.run_id):
+            if not self._runs.is_active(run.run_id) and await self._runs.was_claimed(run.run_id):
                 self._runs.fail(run.run_id, runner_id, ENDED)
                 return True
         except JournalUnreadable as fault:

@@ -115,4 +115,5 @@ class RunWorkflow:
     def _send(self, status: wire.JsonObject | None) -> None:
         body = self._context.reporting.redactor.json(encode_json({"workflow": status}))
         # Not among the messages that a stop withdraws.
-        self._context.reporting.outbox.put(self._run.session_id, messages.metadata(self._run.session_id, body))
+        message = messages.metadata(self._run.session_id, body, self._run)
+        self._context.reporting.outbox.put(self._run.session_id, message)

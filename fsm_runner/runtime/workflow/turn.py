@@ -117,7 +117,7 @@ class TurnChannel(SessionChannel):
             result_data=data,
         )
         raw_text, raw_data = (msgspec.Raw(encode_json(part)) for part in (result.result_text, result.result_data))
-        message = messages.event(self._session_id, encode_json(result))
+        message = messages.event(self._session_id, encode_json(result), self.run)
         self._put(msgspec.structs.replace(message, waits_for_disk=waits_for_disk))
         self.observer.note_event(ExecutorEvent("result", result_text=raw_text, result_data=raw_data))
 

@@ -164,6 +164,12 @@ async def crash_harness(suite: ScenarioSuite, folder: Path) -> AsyncIterator[Cra
         yield CrashHarness(suite, folder, fork_server)
 
 
+def transitions_of_state(spec: Spec, state: str) -> list[TransitionKey]:
+    """Return the transitions to and from a state."""
+    keys = [(source, rule.event, rule.to) for rule in spec.transitions for source in rule.sources]
+    return [key for key in keys if state in (key[0], key[2])]
+
+
 def short_transitions(spec: Spec, excluded: Iterable[TransitionKey] = ()) -> set[TransitionKey]:
     """Return all transitions except `excluded` and those caused by a long time limit."""
     late = {

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from fsm_runner.coordinator_client.api import ClientRequests, Polled, UnreadableRun
-from fsm_runner.coordinator_client.errors import NoConnection, NotRegistered, Refused, Unreachable
+from fsm_runner.coordinator_client.errors import NoConnection, NotRegistered, Refused, RunReassigned, Unreachable
 from fsm_runner.coordinator_client.response import ApiResponse
 from fsm_runner.protocol import wire
 from fsm_runner.protocol.statuses import RunStatus
@@ -38,6 +38,9 @@ class ModelRun:
     def __init__(self, run: wire.Run) -> None:
         self.run = run
         self.status = "pending"
+        self.attempt = 1
+        self.offered_at_s = 0.0
+        """No poll returns it before."""
         self.error: str | None = None
         self.reports: list[tuple[str, bytes]] = []
         """The terminal reports that the coordinator accepted."""
@@ -71,7 +74,11 @@ class ModelRun:
             self.status = "running"
 
     def listed(self) -> wire.Run:
-        return msgspec.structs.replace(self.run, status=self.status, runner_id=RUNNER_ID)
+        return msgspec.structs.replace(self.run, status=self.status, runner_id=RUNNER_ID, attempt=self.attempt)
+
+    def is_reassigned(self, attempt: object) -> bool:
+        """Whether it waits for a runner again, or the runner has a later attempt than this one."""
+        return (self.status == "pending" and self.attempt > 1) or attempt not in (None, self.attempt)
 
 
 class ModelCoordinator:
@@ -107,6 +114,14 @@ class ModelCoordinator:
         if not run.is_settled:
             run.status, run.settled_by_coordinator = "failed", True
 
+    def requeue(self, run_id: str, offered_after_s: float) -> None:
+        """Remove the runner, as if it had been silent for long, and queue the run again if it holds that."""
+        run = self.runs[run_id]
+        self.knows_runner = False
+        if run.status in ("claimed", "running"):
+            run.status, run.attempt, run.offered_at_s = "pending", run.attempt + 1, _now_s() + offered_after_s
+        asyncio.get_running_loop().call_at(run.offered_at_s, self._changed.set)
+
     def restart(self) -> None:
         """Forget the runner, and offer claimed runs again."""
         self.knows_runner = False
@@ -139,13 +154,16 @@ class ModelCoordinator:
             stops, self._stops = tuple(self._stops), []
             return Polled(stop_sessions=stops)
         for run in self.runs.values():
-            if run.status == "pending":
+            if run.status == "pending" and run.offered_at_s <= _now_s():
                 run.status = "claimed"
                 return Polled(run=run.listed())
         return None
 
-    def deliver(self, path: str, body: bytes) -> ApiResponse:
+    def deliver(self, path: str, body: bytes, run_id: object, attempt: object) -> ApiResponse:
         *_, kind, subject, message = path.split("/")
+        run = self.runs.get(subject if kind == "runs" else str(run_id))
+        if run is not None and run.is_reassigned(attempt) and self.knows_runner:
+            raise RunReassigned("409", run.attempt)
         if kind == "runs":
             self._check_registered()
             if subject not in self.runs:
@@ -161,7 +179,9 @@ class ModelCoordinator:
     def state(self, run_id: str) -> wire.RunState:
         if run_id not in self.runs:
             raise Refused("404", 404)
-        return wire.RunState(status=self.runs[run_id].status, error=self.runs[run_id].error)
+        run = self.runs[run_id]
+        runner_id = None if run.status == "pending" else RUNNER_ID
+        return wire.RunState(status=run.status, error=run.error, runner_id=runner_id, attempt=run.attempt)
 
     def of_status(self, status: str) -> list[wire.Run]:
         return [run.listed() for run in self.runs.values() if run.status == status]
@@ -224,8 +244,9 @@ class ModelApi:
         ]
         return ClientRequests(stops=stops)
 
-    async def deliver(self, path: str, body: bytes, method: str = "POST") -> ApiResponse:
-        return await self._exchange(self._faults, lambda: self._coordinator.deliver(path, body))
+    async def deliver(self, path: str, body: bytes, method: str = "POST", **headers: object) -> ApiResponse:
+        run_id, attempt = headers.get("run_id"), headers.get("attempt")
+        return await self._exchange(self._faults, lambda: self._coordinator.deliver(path, body, run_id, attempt))
 
     async def run_state(self, run_id: str) -> wire.RunState:
         return await self._exchange(self._faults, lambda: self._coordinator.state(run_id))

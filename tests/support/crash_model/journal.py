@@ -114,7 +114,7 @@ class ModelJournal(WorkflowCalls):
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
         self._record("record_claim", run_id, session_id, agent, runner_id, run)
 
-    def record_report(self, run_id: str, report: Report) -> None:
+    def record_report(self, run_id: str, report: Report | None) -> None:
         self._record("record_report", run_id, report)
 
     def record_usage(self, run_id: str, usage: bytes) -> None:
@@ -149,7 +149,8 @@ class ModelJournal(WorkflowCalls):
 
     async def has_run(self, run_id: str) -> bool:
         await self._kill_switch.block_if_killed()
-        return any(call.method == "record_claim" and call.arguments[0] == run_id for call in self.calls)
+        run = _replayed(self.calls).runs.get(run_id)
+        return run is not None and (not run.has_ended or run.report is not None)
 
     async def flush(self) -> None:
         await self._kill_switch.block_if_killed()
@@ -201,6 +202,8 @@ class _OpenItem:
         self.has_ended = False
 
     def step(self, step: Transition) -> None:
+        if step.source is None:
+            self.failure, self.interruptions = None, 0
         self.state, self.outcome, self.provisional = step.target, step.outcome, step.provisional
         if step.outcome == "failed" and self.failure is None:
             self.failure = step.reason
@@ -224,9 +227,14 @@ class _Replay(WorkflowReplay):
             simulate[step.subject].step(step)
 
     def record_claim(self, run_id: str, *rest: object) -> None:
-        self.runs.setdefault(run_id, _OpenItem((run_id, *rest)))
+        if run_id not in self.runs:
+            self.runs[run_id] = _OpenItem((run_id, *rest))
+        elif self.runs[run_id].has_ended:
+            content = rest[-1]
+            self.runs[run_id] = _OpenItem((*self.runs[run_id].start_arguments[:-1], content))
+            self.ended.remove(run_id)
 
-    def record_report(self, run_id: str, report: Report) -> None:
+    def record_report(self, run_id: str, report: Report | None) -> None:
         if run_id in self.runs and not self.runs[run_id].has_ended:
             self.runs[run_id].report = report
 
@@ -264,10 +272,7 @@ class _Replay(WorkflowReplay):
 
 def recovered(calls: Sequence[JournalCall]) -> Recovered:
     """What a journal with these notes hands to the next process."""
-    replay = _Replay()
-    for call in calls:
-        replay.at = call.at
-        getattr(replay, "end_run" if call.method == "record_run_end" else call.method)(*call.arguments)
+    replay = _replayed(calls)
     return Recovered(
         runs=tuple(
             _open_run(run, replay.position_of(run_id)) for run_id, run in replay.runs.items() if not run.has_ended
@@ -278,6 +283,14 @@ def recovered(calls: Sequence[JournalCall]) -> Recovered:
             EndedRun(run_id, report) for run_id in replay.ended if (report := replay.runs[run_id].report) is not None
         ),
     )
+
+
+def _replayed(calls: Sequence[JournalCall]) -> _Replay:
+    replay = _Replay()
+    for call in calls:
+        replay.at = call.at
+        getattr(replay, "end_run" if call.method == "record_run_end" else call.method)(*call.arguments)
+    return replay
 
 
 def _open_run(run: _OpenItem, workflow: WorkflowPosition | None) -> OpenRun:

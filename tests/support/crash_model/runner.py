@@ -69,6 +69,10 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
     stops_at_s: float | None = None
     settled_at_s: float | None = None
     """When the coordinator declares it failed, after its submission."""
+    requeued_at_s: float | None = None
+    """When the coordinator takes the runner for lost, after its submission, and queues the run again."""
+    offered_after_s: float = 0.0
+    """How long no runner gets it then."""
 
 
 class Kill(msgspec.Struct, frozen=True):
@@ -388,7 +392,7 @@ class Simulation:
     def _last_event_s(self) -> float:
         setup = self.setup
         disk_full = [] if setup.disk_full is None else [sum(setup.disk_full)]
-        settled = [plan.at_s + (plan.settled_at_s or 0.0) for plan in setup.plans]
+        settled = [plan.at_s + max(plan.settled_at_s or 0.0, plan.requeued_at_s or 0.0) for plan in setup.plans]
         return max([0.0, *setup.restarts_at_s, *disk_full, *settled])
 
     def _submit(self, run: wire.Run, plan: PlannedRun) -> None:
@@ -398,6 +402,8 @@ class Simulation:
             loop.call_later(plan.stops_at_s, coordinator.stop, run.run_id)
         if plan.settled_at_s is not None:
             loop.call_later(plan.settled_at_s, coordinator.settle, run.run_id)
+        if plan.requeued_at_s is not None:
+            loop.call_later(plan.requeued_at_s, coordinator.requeue, run.run_id, plan.offered_after_s)
 
     def schedule(self) -> None:
         loop = asyncio.get_running_loop()

@@ -15,6 +15,9 @@ class WorkflowCalls:
     def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
         self._record("record_workflow", run_id, workflow)
 
+    def forget_workflow(self, run_id: str) -> None:
+        self._record("forget_workflow", run_id)
+
     def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
         self._record("record_visit", run_id, number, state, due_s)
 
@@ -61,6 +64,10 @@ class WorkflowReplay:
 
     def record_workflow(self, run_id: str, workflow: WorkflowRecord) -> None:
         self.workflows[run_id] = (self.at, workflow)
+
+    def forget_workflow(self, run_id: str) -> None:
+        self.workflows.pop(run_id, None)
+        self.visits.pop(run_id, None)
 
     def record_visit(self, run_id: str, number: int, state: str, due_s: float | None) -> None:
         visit = VisitRecord(number=number, state=state, began_at=self.at, due_s=due_s)
