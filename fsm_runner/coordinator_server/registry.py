@@ -46,6 +46,8 @@ class Runner(msgspec.Struct, eq=False):
 
     All runners of one identity share it, so that a new one claims after the closing of its predecessor's runs.
     """
+    registered_over: int | None = None
+    """The number with which its latest registration came: that of an earlier one of the same process."""
     registered_at: str = msgspec.field(default_factory=utc_now)
     last_heartbeat: str = ""
     last_heartbeat_s: float = 0.0
@@ -135,15 +137,21 @@ class Registry:
         """Return `Runner.claim_lock`, also of a runner that is not registered."""
         return self._claim_locks.setdefault(runner_id, asyncio.Lock())
 
-    def add(self, capabilities: Capabilities, executor: JsonObject, registration: int) -> Runner:
-        """Register a runner. A registration over a stale runner is a reconnection."""
+    def add(
+        self, capabilities: Capabilities, executor: JsonObject, registration: int, over: int | None = None
+    ) -> Runner:
+        """Register a runner. A registration over a stale runner is a reconnection.
+
+        `over`: the number that came with the call; None: it came without one.
+        """
         runner_id = capabilities.runner_id
         runner = self._runners.get(runner_id)
         if runner is None:
             claim_lock = self.claim_lock(runner_id)
             runner = Runner(capabilities, executor, registration, next(self._served_nos), claim_lock)
             self._runners[runner_id] = runner
-        runner.capabilities, runner.executor, runner.registration = capabilities, executor, registration
+        runner.capabilities, runner.executor = capabilities, executor
+        runner.registration, runner.registered_over = registration, over
         runner.is_stale, runner.presence, runner.has_untold_claim = False, Presence.REGISTERED, True
         runner.may_claim.clear()
         self.record_heartbeat(runner)
@@ -163,9 +171,12 @@ class Registry:
         """Record that a poll's connection ended before the response: the runner's process may have ended."""
         runner.poll_lost_s = self._clock()
 
-    def may_be_replaced(self, runner: Runner) -> bool:
-        """Return whether another process may register under its identity: it is stale or appears to have ended."""
-        if runner.is_stale:
+    def may_be_replaced(self, runner: Runner, over: int | None) -> bool:
+        """Return whether a process may register under its identity: it is stale, appears to have ended, or is the same.
+
+        `over`: the number that came with the call. The process may have lost the response to its latest registration.
+        """
+        if runner.is_stale or (over is not None and over in (runner.registration, runner.registered_over)):
             return True
         return runner.poll_lost_s is not None and self._clock() - runner.poll_lost_s > self._timings.gone_after_s
 

@@ -60,10 +60,13 @@ class Runners:
         await self.expire()
         return [self._runner_json(runner) for runner in self._registry]
 
-    async def register(self, request: RegistrationRequest) -> JsonObject:
-        """Raises `Conflict` if the runner is online, or if another owner has an agent of the same name."""
+    async def register(self, request: RegistrationRequest, over: int | None = None) -> JsonObject:
+        """`over`: the number of the process's earlier registration; None: it has none.
+
+        Raises `Conflict` if another process of the runner is online, or if another owner has an agent of the same name.
+        """
         await self.expire()
-        runner = await self._registered_anew(request)
+        runner = await self._registered_anew(request, over)
         runner.scripts_to_sync = list(self._scripts)
         try:
             await self._restore(runner)
@@ -78,10 +81,10 @@ class Runners:
         )
         return {**msgspec.structs.asdict(response), "poll_endpoint": "/runner/runs"}
 
-    async def _registered_anew(self, request: RegistrationRequest) -> Runner:
+    async def _registered_anew(self, request: RegistrationRequest, over: int | None) -> Runner:
         runner_id = request.capabilities.runner_id
         async with self._registry.claim_lock(runner_id):
-            self._check_identity(request.capabilities)
+            self._check_identity(request.capabilities, over)
             self._agents.replace_owned(runner_id, request.agents)
             try:
                 registration = await self._store.new_registration(runner_id)
@@ -89,12 +92,12 @@ class Runners:
                 if self._registry.get(runner_id) is None:
                     self._agents.replace_owned(runner_id, ())
                 raise
-            return self._registry.add(request.capabilities, request.executor, registration)
+            return self._registry.add(request.capabilities, request.executor, registration, over)
 
-    def _check_identity(self, capabilities: Capabilities) -> None:
-        """Raise `Conflict` if the runner is online."""
+    def _check_identity(self, capabilities: Capabilities, over: int | None) -> None:
+        """Raise `Conflict` if another process of the runner is online."""
         known = self._registry.get(capabilities.runner_id)
-        if known is not None and not self._registry.may_be_replaced(known):
+        if known is not None and not self._registry.may_be_replaced(known, over):
             identity = ("runner_id", "hostname", "project_dir", "executor_profile")
             detail = {name: getattr(capabilities, name) for name in identity}
             message = f"A runner with this identity is already online: {known.runner_id}"

@@ -102,6 +102,22 @@ async def test_a_registration_ends_the_held_poll_of_the_former_process_and_that_
         assert (await present.claim())["run_id"] == run["run_id"]
 
 
+async def test_a_process_may_register_again_at_any_time_also_if_the_response_was_lost() -> None:
+    async with embedded_coordinator() as coordinator:
+        runner = await fenced_runner(coordinator)
+
+        async def register(number: int | None) -> httpx.Response:
+            headers = {} if number is None else {"X-Runner-Registration": str(number)}
+            return await coordinator.http.post("/runner/register", json=registration(), headers=headers)
+
+        lost, again = [(await register(runner.registration)).json()["registration"] for _ in range(2)]
+        assert runner.registration < lost < again
+        assert refusal(await runner.heartbeat()) == (409, "registration_superseded")
+        for other in (None, lost, again + 1):
+            assert refusal(await register(other)) == (409, "duplicate_runner")
+        assert (await register(again)).status_code == 200
+
+
 @pytest.mark.parametrize("header", ["X-Runner-Registration", "X-Run-Attempt"])
 @pytest.mark.parametrize("number", ["-1", "1.0", "x", "", "9" * 19])
 async def test_a_header_that_is_no_number_is_422(header: str, number: str) -> None:

@@ -114,8 +114,8 @@ async def health(request: Request) -> Response:
 
 
 async def register(request: Request) -> Response:
-    registration = registration_request_of(await object_of(request))
-    return json_response(await coordinator_of(request).runners.register(registration))
+    runners, registration = coordinator_of(request).runners, registration_request_of(await object_of(request))
+    return json_response(await runners.register(registration, registration_of(request)))
 
 
 async def poll(request: Request) -> Response:
