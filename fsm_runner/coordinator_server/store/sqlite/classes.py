@@ -33,7 +33,9 @@ class ClassTable:
         return int(row["class_id"])
 
     def ready(self) -> Mapping[int, DemandClass]:
-        rows = self._database.execute("SELECT class_id, definition FROM classes WHERE ready > 0")
+        rows = self._database.execute(
+            "SELECT class_id, definition FROM classes WHERE ready + claimed + running > 0 AND ready > 0"
+        )
         return {row["class_id"]: _decode(row["definition"]) for row in rows}
 
     def is_ready(self, class_id: int) -> bool:
@@ -41,7 +43,9 @@ class ClassTable:
 
     def tagged(self, tag: str) -> list[int]:
         """Return the classes that demand the tag."""
-        rows = self._database.execute("SELECT class_id, definition FROM classes")
+        rows = self._database.execute(
+            "SELECT class_id, definition FROM classes WHERE instr(definition, ?)", (msgspec.json.encode(tag),)
+        )
         return [row["class_id"] for row in rows if tag in _decode(row["definition"]).demands.tags]
 
     def full_agents(self, max_running: Mapping[str, int]) -> list[str]:
@@ -72,13 +76,6 @@ class ClassTable:
             )
             for (profile, tags), (pending, claimed, running) in sorted(counts.items())
         ]
-
-    def delete_unused(self) -> None:
-        """Delete the classes of which there is no run."""
-        self._database.execute(
-            "DELETE FROM classes WHERE ready + claimed + running = 0"
-            " AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.class_id = classes.class_id)"
-        )
 
     def _get(self, class_id: int) -> DemandClass:
         row = self._database.row("SELECT definition FROM classes WHERE class_id = ?", (class_id,))

@@ -5,7 +5,7 @@ A transaction reads a limited number of entries, so a page may have fewer runs t
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing
 from heapq import merge
 from itertools import islice
@@ -18,6 +18,8 @@ from fsm_runner.protocol.statuses import HELD_RUN_STATUSES, OPEN_RUN_STATUSES, T
 
 READ_AT_ONCE = 2_000
 """The most entries that one transaction reads."""
+RANGES_AT_ONCE = 200
+"""The most ranges of an index that are read together. If a tag has more classes, all runs are read."""
 
 _STATUSES = sorted(OPEN_RUN_STATUSES | TERMINAL_RUN_STATUSES)
 
@@ -30,7 +32,7 @@ class RunLists:
 
     def page(self, chosen: RunFilter, page: Page) -> Listed:
         """Return runs, newest first. If there may be more, `next` is the number of the last run that was looked at."""
-        class_ids = None if chosen.tag is None else self._classes.tagged(chosen.tag)
+        class_ids = None if chosen.tag is None else frozenset(self._classes.tagged(chosen.tag))
         found: list[int] = []
         read, last = 0, 0
         with ExitStack() as stack:
@@ -47,7 +49,7 @@ class RunLists:
         return Listed(items=[self._runs.json_of(row) for row in rows if row is not None], next=after)
 
     def _entries(
-        self, stack: ExitStack, chosen: RunFilter, class_ids: list[int] | None, after: int | None
+        self, stack: ExitStack, chosen: RunFilter, class_ids: Collection[int] | None, after: int | None
     ) -> Iterator[sqlite3.Row]:
         """Return the entries of the index that has the fewest others."""
         below = "TRUE" if after is None else f"seq < {after}"
@@ -76,7 +78,7 @@ class RunLists:
         return low
 
 
-def _ranges(chosen: RunFilter, class_ids: list[int] | None) -> list[tuple[str, str, tuple[object, ...]]]:
+def _ranges(chosen: RunFilter, class_ids: Collection[int] | None) -> list[tuple[str, str, tuple[object, ...]]]:
     """Return the ranges of an index to read: the index, the condition of the range and its values."""
     if chosen.status in HELD_RUN_STATUSES:
         return [_by_status(chosen.status)]
@@ -89,7 +91,7 @@ def _ranges(chosen: RunFilter, class_ids: list[int] | None) -> list[tuple[str, s
         return [("INDEXED BY runs_by_parent", "parent_session_id = ?", (chosen.parent_session_id,))]
     if chosen.agent_name is not None:
         return [("INDEXED BY runs_by_agent", "agent_name = ?", (chosen.agent_name,))]
-    if class_ids is not None:
+    if class_ids is not None and len(class_ids) <= RANGES_AT_ONCE:
         return [("INDEXED BY runs_by_class", "class_id = ?", (class_id,)) for class_id in class_ids]
     if chosen.status is not None:
         return [_by_status(chosen.status)]
@@ -100,7 +102,7 @@ def _by_status(status: str) -> tuple[str, str, tuple[object, ...]]:
     return "INDEXED BY runs_by_status", "status = ?", (status,)
 
 
-def _is_chosen(row: sqlite3.Row, chosen: RunFilter, class_ids: list[int] | None) -> bool:
+def _is_chosen(row: sqlite3.Row, chosen: RunFilter, class_ids: Collection[int] | None) -> bool:
     compared = ("status", "runner_id", "agent_name", "parent_session_id")
     return (
         all(getattr(chosen, name) in (None, row[name]) for name in compared)

@@ -78,6 +78,7 @@ CREATE TABLE classes (
     claimed INTEGER NOT NULL DEFAULT 0,
     running INTEGER NOT NULL DEFAULT 0
 );
+CREATE INDEX classes_open ON classes (ready) WHERE ready + claimed + running > 0;
 CREATE INDEX classes_limited ON classes (limited_agent) WHERE limited_agent IS NOT NULL;
 ALTER TABLE runs RENAME TO runs_3;
 CREATE TABLE runs (
@@ -146,12 +147,17 @@ _COUNTED = """
     WHERE class_id = {row}.class_id;
 """
 _ADD, _SUBTRACT = _COUNTED.format(row="NEW", sign="+"), _COUNTED.format(row="OLD", sign="-")
+_DELETE_UNUSED = """
+    DELETE FROM classes WHERE class_id = OLD.class_id
+        AND NOT EXISTS (SELECT 1 FROM runs WHERE class_id = OLD.class_id);
+"""
 _VERSION_4_TRIGGERS = (
     f"CREATE TRIGGER runs_inserted AFTER INSERT ON runs BEGIN {_ADD} END",
-    f"CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN {_SUBTRACT} END",
+    f"CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN {_SUBTRACT} {_DELETE_UNUSED} END",
     f"CREATE TRIGGER runs_changed AFTER UPDATE OF status, waits_until_s ON runs BEGIN {_SUBTRACT} {_ADD} END",
 )
-"""They count the open runs of each class, so that the pending queue is never read to count it."""
+"""They count the open runs of each class, so that the pending queue is never read to count it, and delete a class with
+its last run."""
 
 
 class _Request3(msgspec.Struct, frozen=True):

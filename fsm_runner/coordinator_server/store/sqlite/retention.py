@@ -1,6 +1,5 @@
 """Deletion of sessions that ended long ago."""
 
-from fsm_runner.coordinator_server.store.sqlite.classes import ClassTable
 from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.sessions import SessionTable
 from fsm_runner.coordinator_server.store.sqlite.sql import OPEN, SESSION_ENDED
@@ -15,9 +14,8 @@ ORDER BY last_run_ended_at LIMIT 1
 
 
 class Retention:
-    def __init__(self, database: Database, classes: ClassTable, sessions: SessionTable) -> None:
+    def __init__(self, database: Database, sessions: SessionTable) -> None:
         self._database = database
-        self._classes = classes
         self._sessions = sessions
 
     def prune(self, keep_s: float, most: int) -> int:
@@ -28,8 +26,6 @@ class Retention:
             if row is None:
                 break
             deleted += self._delete_some(row["session_id"], most - deleted)
-        if deleted:
-            self._classes.delete_unused()
         return deleted
 
     def _delete_some(self, session_id: str, most: int) -> int:

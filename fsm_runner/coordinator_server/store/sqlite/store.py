@@ -43,7 +43,6 @@ class SqliteStore:
 
     async def open(self) -> None:
         await self._worker.open(lambda: Database(self._file, self._now_s))
-        await self._worker.do(lambda tables: tables.classes.delete_unused())
 
     async def aclose(self) -> None:
         await self._worker.close()

@@ -29,7 +29,7 @@ class Tables:
         self.reports = Reports(database, self.runs, self.sessions, self.events)
         self.stops = Stops(database, self.runs, self.sessions, self.reports)
         self.departures = Departures(database, self.classes, self.runs, self.sessions, self.reports)
-        self.retention = Retention(database, self.classes, self.sessions)
+        self.retention = Retention(database, self.sessions)
         self.approvals = ApprovalTable(database)
 
     def new_registration(self, runner_id: str) -> int:
