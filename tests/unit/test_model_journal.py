@@ -58,7 +58,7 @@ def all_calls() -> list[JournalCall]:
     return journal.calls
 
 
-def record_workflows(journal: ModelJournal) -> None:
+def record_workflows(journal: ModelJournal | Journal) -> None:
     """Record the workflows of two runs, with repetitions and late calls."""
     workflow = WorkflowRecord(
         name="loop", path="/loop.toml", text="x = 1", sha256="0f", schemas=b"{}", parameters=b'{"n":1}'
@@ -101,6 +101,42 @@ async def test_it_recovers_the_same_as_the_real_journal(count: int, tmp_path: Pa
         assert without_times(recovered(CALLS[:count])) == without_times(again.recovered)
     finally:
         await again.aclose()
+
+
+async def test_a_run_that_is_claimed_anew_has_nothing_of_its_earlier_attempt(tmp_path: Path) -> None:
+    model, real = ModelJournal([], KillSwitch()), Journal(tmp_path)
+    begun = Transition("run", "run_2", "begun", None, "claimed", None, "")
+    for journal in (model, real):
+        journal.record_claim("run_2", "ses_1", "echo", "me", b'{"attempt": 1}')
+        journal.record_transition(begun)
+        journal.record_transition(msgspec.structs.replace(begun, event="interrupted", source="claimed"))
+        journal.record_transition(Transition("run", "run_2", "lost", "claimed", "failed", "failed", "why"))
+        journal.record_usage("run_2", b'{"turns": 1}')
+        journal.record_report("run_2", Report("/completed", b"{}"))
+        record_workflows(journal)
+        assert await has_run(journal)
+        journal.record_report("run_2", None)
+        journal.record_run_end("run_2")
+        assert not await has_run(journal)
+        journal.forget_workflow("run_2")
+        journal.record_claim("run_2", "ses_1", "echo", "me", b'{"attempt": 2}')
+        journal.record_transition(begun)
+        assert await has_run(journal)
+    await real.aclose()
+    again = Journal(tmp_path)
+    try:
+        assert without_times(recovered(model.calls)) == without_times(again.recovered)
+        (run,) = again.recovered.runs
+        found = (run.run, run.state, run.failure, run.interruptions, run.report, run.usage, run.workflow)
+        assert found == (b'{"attempt": 2}', "claimed", "", 0, None, None, None)
+        assert again.recovered.ended == ()
+    finally:
+        await again.aclose()
+
+
+async def has_run(journal: ModelJournal | Journal) -> bool:
+    await journal.flush()
+    return await journal.has_run("run_2")
 
 
 async def test_flushed_records_are_never_lost() -> None:
