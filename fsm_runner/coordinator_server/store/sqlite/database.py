@@ -21,6 +21,8 @@ from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.files import HeldFiles, is_full
 
 CACHED_STATEMENTS = 256
+LOG_LIMIT_BYTES = 16 * 1024 * 1024
+"""The log in `-wal` shrinks to this size. A migration of a large database makes it large."""
 
 
 class Database:
@@ -117,7 +119,10 @@ def _connect(file: Path | None) -> sqlite3.Connection:
             stack.callback(connection.close)
             connection.row_factory = sqlite3.Row
             # Exclusive: of two coordinators with one file, each would wake only its own runners.
-            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            for pragma in (
+                *("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"),
+                f"journal_size_limit={LOG_LIMIT_BYTES}",
+            ):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             migrate(connection, file)
             stack.pop_all()
