@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fsm_runner.coordinator_server.errors import Unavailable
 from fsm_runner.coordinator_server.matching import Demands
 from fsm_runner.coordinator_server.store.interface import RunFilter
 from fsm_runner.coordinator_server.store.sqlite.database import Database
@@ -31,6 +32,7 @@ from fsm_runner.coordinator_server.store.sqlite import database, migrations
 
 to_version_4 = migrations.MIGRATIONS[4]
 def killed(connection):
+    connection.execute("PRAGMA cache_size=4")  # so that the file itself has changed by then
     to_version_4(connection)
     os.kill(os.getpid(), signal.SIGKILL)
 migrations.MIGRATIONS[4] = killed
@@ -165,9 +167,16 @@ def test_a_migration_that_is_killed_changes_nothing(old_file: Path) -> None:
     before = dump_of(old_file)
     killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_MIGRATING, old_file], check=False)
     assert killed.returncode == -signal.SIGKILL
+    assert old_file.with_name("runs.sqlite-journal").stat().st_size > 0
     assert dump_of(old_file) == before
     Database(old_file, lambda: 0.0).close()
     assert rows_of(old_file, "PRAGMA user_version") == [{"user_version": SCHEMA_VERSION}]
+
+
+async def test_the_deletion_of_the_log_is_noticed_after_a_migration_too(old_file: Path) -> None:
+    async with store_in(old_file) as user:
+        old_file.with_name("runs.sqlite-wal").unlink()
+        assert isinstance(await user.store.check(), Unavailable)
 
 
 def test_a_migration_that_fails_changes_nothing(old_file: Path) -> None:

@@ -21,8 +21,7 @@ from fsm_runner.protocol.wire import JsonObject
 from fsm_runner.util.files import HeldFiles, is_full
 
 CACHED_STATEMENTS = 256
-LOG_LIMIT_BYTES = 16 * 1024 * 1024
-"""The log in `-wal` shrinks to this size. A migration of a large database makes it large."""
+USUAL_JOURNAL = ("journal_mode=WAL", "synchronous=NORMAL")
 
 
 class Database:
@@ -119,12 +118,10 @@ def _connect(file: Path | None) -> sqlite3.Connection:
             stack.callback(connection.close)
             connection.row_factory = sqlite3.Row
             # Exclusive: of two coordinators with one file, each would wake only its own runners.
-            for pragma in (
-                *("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"),
-                f"journal_size_limit={LOG_LIMIT_BYTES}",
-            ):
-                connection.execute(f"PRAGMA {pragma}").fetchall()
+            _set(connection, "locking_mode=EXCLUSIVE", *USUAL_JOURNAL, "foreign_keys=ON")
             migrate(connection, file)
+            # A migration uses another journal. The usual one exists as a file after the first write.
+            _set(connection, *USUAL_JOURNAL, f"user_version={SCHEMA_VERSION}")
             stack.pop_all()
             return connection
     except (sqlite3.Error, msgspec.MsgspecError, ValueError) as error:
@@ -133,3 +130,8 @@ def _connect(file: Path | None) -> sqlite3.Connection:
         if "locked" in str(error):
             reason = "the database is in use by another coordinator; stop that one or name another file"
         raise UsageError(f"{file}: {reason}") from None
+
+
+def _set(connection: sqlite3.Connection, *pragmas: str) -> None:
+    for pragma in pragmas:
+        connection.execute(f"PRAGMA {pragma}").fetchall()

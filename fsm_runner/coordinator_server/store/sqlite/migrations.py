@@ -222,8 +222,13 @@ SCHEMA_VERSION = max(MIGRATIONS)
 
 def migrate(connection: sqlite3.Connection, file: Path | None) -> None:
     """Bring the database to this version in one transaction. Raises `UsageError` for one that is not ours or newer."""
-    connection.execute("BEGIN EXCLUSIVE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if 0 < version < SCHEMA_VERSION:
+        logger.info("coordinator: {} is migrated from version {} to {}", file, version, SCHEMA_VERSION)
+        # The log of the usual journal would become twice as large as the file.
+        for pragma in ("journal_mode=DELETE", "synchronous=FULL"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    connection.execute("BEGIN EXCLUSIVE")
     has_tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
     if version > SCHEMA_VERSION:
         raise UsageError(
@@ -234,8 +239,6 @@ def migrate(connection: sqlite3.Connection, file: Path | None) -> None:
         raise UsageError(
             f"{file}: it is not a database of this coordinator (version {SCHEMA_VERSION}); name another file"
         )
-    if 0 < version < SCHEMA_VERSION:
-        logger.info("coordinator: {} is migrated from version {} to {}", file, version, SCHEMA_VERSION)
     for next_version in range(version + 1, SCHEMA_VERSION + 1):
         migration = MIGRATIONS[next_version]
         if isinstance(migration, str):
