@@ -27,7 +27,7 @@ MESSAGES = {
 
 
 class Refusing(Gate):
-    """A deliverer that answers the first message as it is told."""
+    """A deliverer that answers the first message as the test says."""
 
     def __init__(self, refusal: Refused) -> None:
         super().__init__()
