@@ -23,8 +23,8 @@ class RecordKind(Enum):
     CLAIM = """
         INSERT INTO runs (run_id, session_id, agent, runner_id, claimed_at, run) VALUES {rows}
         ON CONFLICT (run_id) DO UPDATE SET claimed_at = excluded.claimed_at, run = excluded.run, ended_at = NULL,
-            report_path = NULL, report_body = NULL, usage = NULL
-        WHERE ended_at IS NOT NULL
+            usage = NULL
+        WHERE ended_at IS NOT NULL AND report_path IS NULL
         """
     WORKFLOW_DELETION = "DELETE FROM workflows WHERE run_id IN (VALUES {rows})"
     VISITS_DELETION = "DELETE FROM workflow_visits WHERE run_id IN (VALUES {rows})"

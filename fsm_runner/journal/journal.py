@@ -102,7 +102,7 @@ class Journal:
         self._record(RecordKind.TRANSITION, *row)
 
     def record_claim(self, run_id: str, session_id: str, agent: str | None, runner_id: str, run: bytes) -> None:
-        """Record a claimed run; `run` is its JSON. A second claim of a run begins it anew if it has ended."""
+        """Record a claimed run; `run` is its JSON. A second claim begins it anew if it has ended unreported."""
         self._record(RecordKind.CLAIM, run_id, session_id, agent, runner_id, utc_text(), run)
         if (workflow := self._reruns.pop(session_id, None)) is not None:
             self._rerun_plans[run_id] = start_of(workflow, utc_text())

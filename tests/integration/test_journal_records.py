@@ -41,7 +41,7 @@ def claim(journal: Journal, run_id: str, run: bytes = b"{}") -> None:
 
 def step(journal: Journal, subject: str, target: str, outcome: str | None = None, reason: str = "") -> None:
     journal.record_transition(
-        Transition("run" if subject.startswith("run") else "session", subject, "event", None, target, outcome, reason)
+        Transition("run" if subject.startswith("run") else "session", subject, "event", "it", target, outcome, reason)
     )
 
 
@@ -137,7 +137,7 @@ async def test_the_claim_is_deleted_when_the_run_ends(folder: Path) -> None:
     assert await recovered(folder) == NOTHING
 
 
-async def test_a_run_that_has_ended_is_not_opened_by_a_further_claim(folder: Path) -> None:
+async def test_a_run_that_was_reported_is_not_opened_by_a_further_claim(folder: Path) -> None:
     async with opened(folder) as journal:
         claim(journal, "run_1")
         journal.record_report("run_1", REPORT)

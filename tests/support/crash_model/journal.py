@@ -229,7 +229,7 @@ class _Replay(WorkflowReplay):
     def record_claim(self, run_id: str, *rest: object) -> None:
         if run_id not in self.runs:
             self.runs[run_id] = _OpenItem((run_id, *rest))
-        elif self.runs[run_id].has_ended:
+        elif self.runs[run_id].has_ended and self.runs[run_id].report is None:
             content = rest[-1]
             self.runs[run_id] = _OpenItem((*self.runs[run_id].start_arguments[:-1], content))
             self.ended.remove(run_id)
