@@ -343,7 +343,7 @@ class Store(Protocol):
         """
 
     async def latest_run(self, session_id: str) -> RunRow | None:
-        """Return the session's newest run that has not ended, or else its newest run."""
+        """Return the session's newest run that has not ended, or else its newest run that a runner had, or any."""
 
     async def session(self, session_id: str) -> JsonObject:
         """Raises `NotFound`."""

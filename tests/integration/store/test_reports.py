@@ -172,6 +172,30 @@ async def test_a_stop_of_an_idle_session_goes_to_the_runner_of_its_executor(user
             await stop
 
 
+@pytest.mark.parametrize("end", ["stop", "expiry"])
+async def test_a_further_turn_that_no_runner_had_leaves_the_session_idle(user: StoreUser, end: str) -> None:
+    first = await user.submit()
+    await user.completed(session_status="idle")
+    further = await user.submit(resumes=first.session_id, queue_ttl_seconds=1)
+    if end == "stop":
+        await user.store.stop_run(further.run_id)
+    else:
+        user.now_s += 1
+        await user.store.tick()
+    assert await user.store.session_status(first.session_id) == "idle"
+    latest = await user.store.latest_run(first.session_id)
+    assert latest is not None and (latest.run_id, latest.runner_id) == (first.run_id, "one")
+
+
+async def test_a_stop_of_an_idle_session_with_a_further_turn_stops_both(user: StoreUser) -> None:
+    first = await user.submit()
+    await user.completed(session_status="idle")
+    further = await user.submit(resumes=first.session_id)
+    stopped = await user.store.stop_session(first.session_id)
+    assert (stopped.session_id, stopped.runner_id) == (first.session_id, "one")
+    assert await user.status(further) == "stopped"
+
+
 async def test_a_result_is_that_of_the_last_result_event(user: StoreUser) -> None:
     run = await user.submit()
     await user.started()

@@ -64,6 +64,10 @@ class Reports:
     def end_turn(self, run: RunRow, session_status: str, **fields: str) -> None:
         """Record in the session that the run has ended."""
         self._sessions.end_turn(run.session_id, session_status)
+        self.note_end(run, **fields)
+
+    def note_end(self, run: RunRow, **fields: str) -> None:
+        """Add the event that the run has ended."""
         self._events.add_own(run.session_id, "run_completed", run_id=run.run_id, status=run.status, **fields)
 
     def add_event(self, session_id: str, event: EventHead, body: bytes, author: Author) -> None:

@@ -39,14 +39,21 @@ class RunTable:
         return row
 
     def latest_of(self, session_id: str) -> RunRow | None:
-        """Return the session's newest run that has not ended, or else its newest run."""
+        """Return the session's newest run that has not ended, or else its newest run that a runner had, or any."""
         newest = "WHERE session_id = ? {} ORDER BY seq DESC LIMIT 1"
-        row = self._database.row(
-            f"SELECT * FROM runs INDEXED BY runs_open {newest.format(f'AND {OPEN}')}",  # noqa: S608 - fixed text
-            (session_id,),
-        ) or self._database.row(
-            f"SELECT * FROM runs INDEXED BY runs_by_session {newest.format('')}",  # noqa: S608 - fixed text
-            (session_id,),
+        row = (
+            self._database.row(
+                f"SELECT * FROM runs INDEXED BY runs_open {newest.format(f'AND {OPEN}')}",  # noqa: S608 - fixed text
+                (session_id,),
+            )
+            or self._database.row(
+                f"SELECT * FROM runs INDEXED BY runs_by_session {newest.format('AND runner_id IS NOT NULL')}",  # noqa: S608 - fixed text
+                (session_id,),
+            )
+            or self._database.row(
+                f"SELECT * FROM runs INDEXED BY runs_by_session {newest.format('')}",  # noqa: S608 - fixed text
+                (session_id,),
+            )
         )
         return None if row is None else self.row_of(row)
 

@@ -93,6 +93,16 @@ class SessionTable:
         if row is not None:
             self._record("session_updated", row)
 
+    def end_unclaimed(self, session_id: str, status: str) -> None:
+        """Set the status at the end of a run that no runner had: only a session without an earlier run ends with it."""
+        row = self._database.row(
+            "UPDATE sessions SET status = CASE status WHEN 'pending' THEN ? ELSE status END, last_run_ended_at = ?"
+            " WHERE session_id = ? RETURNING *",
+            (status, self._database.utc_now(), session_id),
+        )
+        if row is not None:
+            self._record("session_updated", row)
+
     def finish_idle_of(self, runner_id: str) -> None:
         """Finish the idle sessions whose last claimed run was on this runner."""
         rows = self._database.execute(

@@ -1,5 +1,7 @@
 """Stop requests of clients for runs and sessions."""
 
+import msgspec
+
 from fsm_runner.coordinator_server.errors import InvalidRequest
 from fsm_runner.coordinator_server.store.interface import RunRow, StopResult
 from fsm_runner.coordinator_server.store.sqlite.database import Database
@@ -29,7 +31,10 @@ class Stops:
         status = self._sessions.get(session_id)["status"]
         run = self._runs.latest_of(session_id)
         if run is not None and run.status in STOPPABLE_RUN_STATUSES:
-            return self._stop(run)
+            stopped = self._stop(run)
+            # Also the executor that waits for this run, whose session does not end with it.
+            latest = self._runs.latest_of(session_id) if status == "idle" else None
+            return stopped if latest is None else msgspec.structs.replace(stopped, runner_id=latest.runner_id)
         if run is not None and run.status == "stopping":
             return _nothing_to_stop(session_id, "stopping", "Session is already being stopped")
         if status in ENDED_SESSION_STATUSES:
@@ -48,7 +53,8 @@ class Stops:
             (status, self._database.utc_now(), error, run_id),
         )
         if ended is not None:
-            self._reports.end_turn(ended, status, **({} if error is None else {"error": error}))
+            self._sessions.end_unclaimed(ended.session_id, status)
+            self._reports.note_end(ended, **({} if error is None else {"error": error}))
 
     def _stop(self, run: RunRow) -> StopResult:
         response: JsonObject = {"ok": True, "run_id": run.run_id, "session_id": run.session_id}
