@@ -94,10 +94,11 @@ class SessionTable:
             self._record("session_updated", row)
 
     def end_unclaimed(self, session_id: str, status: str) -> None:
-        """Set the status at the end of a run that no runner had: only a session without an earlier run ends with it."""
+        """Set the status at the end of a run that no runner had, unless the session has had another run before."""
         row = self._database.row(
-            "UPDATE sessions SET status = CASE status WHEN 'pending' THEN ? ELSE status END, last_run_ended_at = ?"
-            " WHERE session_id = ? RETURNING *",
+            "UPDATE sessions SET status = CASE WHEN status <> 'pending' AND EXISTS"
+            " (SELECT 1 FROM runs INDEXED BY runs_by_session WHERE runs.session_id = sessions.session_id"
+            " AND runner_id IS NOT NULL) THEN status ELSE ? END, last_run_ended_at = ? WHERE session_id = ? RETURNING *",
             (status, self._database.utc_now(), session_id),
         )
         if row is not None:
