@@ -117,6 +117,9 @@ class CoordinatorClient:
             raise duplicate
         try:
             await self.api.heartbeat(self._registered.runner_id)
+        except RegistrationSuperseded as fault:
+            self.on_superseded(fault)
+            raise duplicate from None
         except CoordinatorError:
             raise duplicate from None
         return self._registered

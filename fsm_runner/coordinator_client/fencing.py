@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from fsm_runner.coordinator_client.errors import NotRegistered, RegistrationSuperseded
+from fsm_runner.coordinator_client.errors import DuplicateRunner, NotRegistered, RegistrationSuperseded
 from fsm_runner.protocol.urls import path_segment
 from fsm_runner.protocol.wire import Registered
 
@@ -28,7 +28,12 @@ class Fencing:
     async def register(self, send: Send[Registered]) -> Registered:
         """Make a registration, and use its number from then on."""
         self._is_registering = True
-        registered = await send(_headers(self.registration))
+        try:
+            registered = await send(_headers(self.registration))
+        except DuplicateRunner:
+            # A coordinator that gives numbers recognizes this process by its number: this is another process.
+            self._is_registering = self.registration is None
+            raise
         self.registration, self._is_registering = registered.registration, False
         return registered
 

@@ -29,6 +29,7 @@ plans = st.builds(
     settled_at_s=st.none() | st.none() | st.none() | moments,
     requeued_at_s=st.none() | st.none() | moments,
     offered_after_s=short,
+    given_away_at_s=st.none() | st.none() | moments,
 )
 kills = st.builds(Kill, st.integers(1, 60), st.integers(0, 12), st.just(0.0) | moments)
 setups = st.builds(
@@ -76,6 +77,8 @@ SETUPS = {
     "is queued again": Setup(plans=(PlannedRun(lasts_s=4.0, requeued_at_s=2.0),)),
     "ends while it is queued again": Setup(plans=(PlannedRun(requeued_at_s=0.5, offered_after_s=10.0),)),
     "is queued again while the runner is down": Setup(plans=(PlannedRun(lasts_s=7.0, requeued_at_s=5.0),)),
+    "is given to another runner": Setup(plans=(PlannedRun(lasts_s=4.0, given_away_at_s=2.0),)),
+    "is given to another runner while this one is down": Setup(plans=(PlannedRun(lasts_s=9.0, given_away_at_s=5.0),)),
     "disk is full": Setup(plans=(PlannedRun(lasts_s=4.0),), disk_full=(2.0, 60.0), retry_interrupted=True),
 }
 

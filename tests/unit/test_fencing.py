@@ -13,13 +13,17 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.coordinator_client.errors import NotRegistered, RegistrationSuperseded, RunReassigned
+from fsm_runner.coordinator_client.client import CoordinatorClient
+from fsm_runner.coordinator_client.errors import DuplicateRunner, NotRegistered, RegistrationSuperseded, RunReassigned
+from fsm_runner.coordinator_client.policy import Policies
 from fsm_runner.protocol import wire
+from fsm_runner.util.retry import RetryPolicy
 from tests.support.serving import serving
 
 REGISTRATION = wire.Registration(
     hostname="h", project_dir="/p", executor_profile="x", executor=wire.ExecutorInfo(type="procedural", command="c")
 )
+NO_RETRIES = Policies(registration_conflict=RetryPolicy(base_s=0, cap_s=0, limit_s=0))
 EVENT = "/sessions/ses_1/events"
 SUPERSEDED = {"error": "registration_superseded", "runner_id": "me", "message": "Another process"}
 
@@ -159,6 +163,19 @@ async def test_a_registration_without_a_response_may_be_the_one_that_supersedes(
         bench.refuse(SUPERSEDED)
         with pytest.raises(RegistrationSuperseded):
             await bench.api.heartbeat("me")
+
+
+async def test_a_process_that_may_not_register_again_is_superseded() -> None:
+    async with coordinator() as bench:
+        superseded: list[RegistrationSuperseded] = []
+        client = CoordinatorClient(bench.api, NO_RETRIES, on_superseded=superseded.append)
+        bench.answers.append((200, {"runner_id": "me", "registration": 4}))
+        await client.register(REGISTRATION)
+        bench.refuse({"error": "duplicate_runner", "runner_id": "me", "message": "online"})
+        bench.refuse(SUPERSEDED)
+        with pytest.raises(DuplicateRunner):
+            await client.register(REGISTRATION)
+        assert len(superseded) == 1
 
 
 async def test_a_process_that_has_not_registered_yet_cannot_be_superseded() -> None:

@@ -18,6 +18,8 @@ Value = TypeVar("Value")
 RUNNER_ID = "runner_1"
 TERMINAL = ("completed", "failed", "stopped")
 POLL_HOLD_S = 5.0
+OTHER_RUNNER_S = 5.0
+"""How long another runner needs for a run."""
 REGISTERED = wire.Registered(runner_id=RUNNER_ID, poll_timeout_seconds=POLL_HOLD_S, heartbeat_interval_seconds=10)
 OK = ApiResponse("POST /", 200, b"{}")
 
@@ -39,6 +41,8 @@ class ModelRun:
         self.run = run
         self.status = "pending"
         self.attempt = 1
+        self.runner_id = RUNNER_ID
+        """The runner that has it, or had it last."""
         self.offered_at_s = 0.0
         """No poll returns it before."""
         self.error: str | None = None
@@ -73,12 +77,17 @@ class ModelRun:
             self.stop_was_overwritten |= self.status == "stopping"
             self.status = "running"
 
+    def complete_elsewhere(self) -> None:
+        if not self.is_settled:
+            self.status, self.settled_by_coordinator = "completed", True
+
     def listed(self) -> wire.Run:
-        return msgspec.structs.replace(self.run, status=self.status, runner_id=RUNNER_ID, attempt=self.attempt)
+        return msgspec.structs.replace(self.run, status=self.status, runner_id=self.runner_id, attempt=self.attempt)
 
     def is_reassigned(self, attempt: object) -> bool:
-        """Whether it waits for a runner again, or the runner has a later attempt than this one."""
-        return (self.status == "pending" and self.attempt > 1) or attempt not in (None, self.attempt)
+        """Whether it waits for a runner again, another one has it, or the runner has a later attempt than this one."""
+        is_away = self.runner_id != RUNNER_ID or (self.status == "pending" and self.attempt > 1)
+        return is_away or attempt not in (None, self.attempt)
 
 
 class ModelCoordinator:
@@ -101,7 +110,7 @@ class ModelCoordinator:
 
     def stop(self, run_id: str) -> None:
         run = self.runs[run_id]
-        if not run.is_settled:
+        if not run.is_settled and run.runner_id == RUNNER_ID:
             run.status = "stopped" if run.status == "pending" else "stopping"
             run.settled_by_coordinator = run.is_settled
             run.stop_requested_at_s = run.stop_requested_at_s or _now_s()
@@ -118,15 +127,24 @@ class ModelCoordinator:
         """Remove the runner, as if it had been silent for long, and queue the run again if it holds that."""
         run = self.runs[run_id]
         self.knows_runner = False
-        if run.status in ("claimed", "running"):
+        if run.status in ("claimed", "running") and run.runner_id == RUNNER_ID:
             run.status, run.attempt, run.offered_at_s = "pending", run.attempt + 1, _now_s() + offered_after_s
         asyncio.get_running_loop().call_at(run.offered_at_s, self._changed.set)
+
+    def give_away(self, run_id: str) -> None:
+        """Remove the runner, and let another one complete the run if this one holds it."""
+        run = self.runs[run_id]
+        self.knows_runner = False
+        if run.status in ("claimed", "running"):
+            run.runner_id, run.status, run.attempt = "another", "running", run.attempt + 1
+            asyncio.get_running_loop().call_later(OTHER_RUNNER_S, run.complete_elsewhere)
+        self._changed.set()
 
     def restart(self) -> None:
         """Forget the runner, and offer claimed runs again."""
         self.knows_runner = False
         for run in self.runs.values():
-            if run.status == "claimed":
+            if run.status == "claimed" and run.runner_id == RUNNER_ID:
                 run.status = "pending"
         self._changed.set()
 
@@ -180,11 +198,11 @@ class ModelCoordinator:
         if run_id not in self.runs:
             raise Refused("404", 404)
         run = self.runs[run_id]
-        runner_id = None if run.status == "pending" else RUNNER_ID
+        runner_id = None if run.status == "pending" else run.runner_id
         return wire.RunState(status=run.status, error=run.error, runner_id=runner_id, attempt=run.attempt)
 
     def of_status(self, status: str) -> list[wire.Run]:
-        return [run.listed() for run in self.runs.values() if run.status == status]
+        return [run.listed() for run in self.runs.values() if run.status == status and run.runner_id == RUNNER_ID]
 
     def heartbeat(self) -> None:
         self._check_registered()

@@ -71,6 +71,8 @@ class PlannedRun(msgspec.Struct, frozen=True, kw_only=True):
     """When the coordinator declares it failed, after its submission."""
     requeued_at_s: float | None = None
     """When the coordinator takes the runner for lost, after its submission, and queues the run again."""
+    given_away_at_s: float | None = None
+    """When the coordinator takes the runner for lost, after its submission, and another runner completes the run."""
     offered_after_s: float = 0.0
     """How long no runner gets it then."""
 
@@ -392,7 +394,10 @@ class Simulation:
     def _last_event_s(self) -> float:
         setup = self.setup
         disk_full = [] if setup.disk_full is None else [sum(setup.disk_full)]
-        settled = [plan.at_s + max(plan.settled_at_s or 0.0, plan.requeued_at_s or 0.0) for plan in setup.plans]
+        settled = [
+            plan.at_s + max(plan.settled_at_s or 0.0, plan.requeued_at_s or 0.0, plan.given_away_at_s or 0.0)
+            for plan in setup.plans
+        ]
         return max([0.0, *setup.restarts_at_s, *disk_full, *settled])
 
     def _submit(self, run: wire.Run, plan: PlannedRun) -> None:
@@ -402,6 +407,8 @@ class Simulation:
             loop.call_later(plan.stops_at_s, coordinator.stop, run.run_id)
         if plan.settled_at_s is not None:
             loop.call_later(plan.settled_at_s, coordinator.settle, run.run_id)
+        if plan.given_away_at_s is not None:
+            loop.call_later(plan.given_away_at_s, coordinator.give_away, run.run_id)
         if plan.requeued_at_s is not None:
             loop.call_later(plan.requeued_at_s, coordinator.requeue, run.run_id, plan.offered_after_s)
 
