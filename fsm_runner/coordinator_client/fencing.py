@@ -1,15 +1,12 @@
-"""The headers by which a coordinator recognizes calls of an earlier owner of a run: protocol.md, section 1.1."""
+"""The registration of this process, which its calls name in headers: protocol.md, section 1.1."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from fsm_runner.coordinator_client.errors import DuplicateRunner, NotRegistered, RegistrationSuperseded
+from fsm_runner.protocol.fencing import ATTEMPT_HEADER, REGISTRATION_HEADER, RUN_HEADER
 from fsm_runner.protocol.urls import path_segment
 from fsm_runner.protocol.wire import Registered
-
-REGISTRATION_HEADER = "X-Runner-Registration"
-RUN_HEADER = "X-Run-Id"
-ATTEMPT_HEADER = "X-Run-Attempt"
 
 Value = TypeVar("Value")
 Send = Callable[[Mapping[str, str]], Awaitable[Value]]

@@ -127,7 +127,11 @@ class Polls:
             if claim is None:
                 return None
             if await self._is_unwanted(poll, is_disconnected):
-                await self._queue.release(claim)
+                try:
+                    await self._queue.release(claim)
+                except Unavailable:
+                    poll.runner.has_untold_claim = True
+                    raise
                 return None
             return claim.claimed
 

@@ -7,7 +7,7 @@ import msgspec
 from fsm_runner.coordinator_server.agents import AgentCatalog
 from fsm_runner.coordinator_server.demand_classes import DemandClasses
 from fsm_runner.coordinator_server.registry import WaitingPoll
-from fsm_runner.coordinator_server.store.interface import ClaimedRun, DemandClass, LostRun, RunRow, Store
+from fsm_runner.coordinator_server.store.interface import ClaimedRun, DemandClass, RunRow, Store
 from fsm_runner.coordinator_server.waiting_polls import WaitingPolls
 
 CLASSES_PER_TICK = 100
@@ -40,19 +40,18 @@ class RunQueue:
         if run.limited_agent is not None:
             self._wake_for_agents([run.limited_agent])
 
-    async def close_runner(self, runner_id: str, reason: str) -> list[LostRun]:
-        """Close the runs and sessions of a runner that has left. Return the runs that are queued again."""
+    async def close_runner(self, runner_id: str, reason: str) -> list[str]:
+        """Close the runs and sessions of a runner that has left. Return the sessions whose runs are queued again."""
         closed = await self._store.close_runner(runner_id, reason)
         self._wake_for_agents(closed.limited_agents)
-        if closed.requeued:
+        if closed.requeued_sessions:
             await self.tick()  # which reads their classes
-        return closed.requeued
+        return closed.requeued_sessions
 
     async def tick(self) -> None:
         """Apply what time has changed, and wake polls for classes with runs, which repairs a missed wake-up too."""
         since = self._classes.now
-        tick = await self._store.tick()
-        self.polls.wake_for(self._classes.replace(tick.ready, since))
+        self.polls.wake_for(self._classes.replace(await self._store.tick(), since))
         ready = self._classes.ready
         self._first_of_tick %= max(len(ready), 1)
         self.polls.wake_for(ready[self._first_of_tick : self._first_of_tick + CLASSES_PER_TICK])
@@ -66,6 +65,7 @@ class RunQueue:
         woken_for, poll.woken_for = poll.woken_for, set()
         offered = self._classes.claimable(poll.runner)
         if not offered:
+            self.polls.wake_for(woken_for)  # its runner may be leaving, or have registered with other capabilities
             return None
         since = self._classes.now
         poll.is_looking = True

@@ -148,10 +148,10 @@ class Runners:
         async with runner.claim_lock:
             # Otherwise another call has closed it, and the runner may have registered and claimed runs since.
             if self._departed.get(runner_id) is departed:
-                requeued = await self._queue.close_runner(runner_id, reason)
+                session_ids = await self._queue.close_runner(runner_id, reason)
                 del self._departed[runner_id]
-                for lost in requeued if runner.presence is Presence.EXPIRED else ():
-                    self._registry.queue_stop(runner_id, lost.session_id)  # in case the runner comes back
+                for session_id in session_ids if runner.presence is Presence.EXPIRED else ():
+                    self._registry.queue_stop(runner_id, session_id)  # in case the runner comes back
 
     def _mark_departed(self, runner: Runner, reason: str) -> None:
         self._agents.replace_owned(runner.runner_id, ())

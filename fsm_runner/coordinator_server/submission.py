@@ -19,7 +19,6 @@ from fsm_runner.coordinator_server.store.interface import (
     RunRow,
     new_id,
 )
-from fsm_runner.protocol.event_clock import utc_from
 from fsm_runner.protocol.json_tree import with_texts
 from fsm_runner.protocol.statuses import LIVE_SESSION_STATUSES
 from fsm_runner.protocol.wire import JsonObject, RunRequest
@@ -166,13 +165,8 @@ def session_to_resume(request: RunRequest) -> str | None:
 
 
 def options_of(request: RunRequest) -> QueueOptions:
-    """Return the request's options for the queue. `not_before` is valid."""
-    return QueueOptions(
-        priority=request.priority,
-        not_before=None if request.not_before is None else utc_from(request.not_before),
-        queue_ttl_seconds=request.queue_ttl_seconds,
-        idempotency_key=request.idempotency_key,
-    )
+    """Return the request's options for the queue. Its `not_before` is in UTC."""
+    return QueueOptions(**{name: getattr(request, name) for name in QueueOptions.__struct_fields__})
 
 
 def fill_placeholders(definition: Any, params: JsonObject, scope: JsonObject) -> Any:

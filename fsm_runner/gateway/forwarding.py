@@ -14,13 +14,13 @@ from loguru import logger
 from starlette.responses import Response
 
 from fsm_runner.coordinator_client.errors import CoordinatorError, Refused
-from fsm_runner.coordinator_client.fencing import ATTEMPT_HEADER, REGISTRATION_HEADER, RUN_HEADER
 from fsm_runner.coordinator_client.policy import RESPONSE_LIMIT_BYTES
 from fsm_runner.coordinator_client.response_body import PLAIN, READ_ERRORS, SUPPORTED_ENCODINGS, chunks_of, encoding_of
 from fsm_runner.gateway.errors import GatewayError, ResponseInterrupted, coordinator_unreachable
 from fsm_runner.gateway.paths import url_path
 from fsm_runner.gateway.request import GatewayRequest, RawHeaders
 from fsm_runner.protocol.error_bodies import has_detail
+from fsm_runner.protocol.fencing import ATTEMPT_HEADER, REGISTRATION_HEADER, RUN_HEADER
 from fsm_runner.protocol.json_text import decode_json
 from fsm_runner.protocol.wire import DECODE_FAULTS
 from fsm_runner.util.text import excerpt

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fsm_runner.coordinator_server.errors import Unavailable
 from fsm_runner.coordinator_server.polling import PollResponse
 from fsm_runner.coordinator_server.registry import WaitingPoll
 from tests.support.embedded import (
@@ -274,6 +275,29 @@ async def test_a_claim_whose_connection_ended_with_its_response_is_in_the_next_p
         monkeypatch.undo()
         assert (await runner.claim())["run_id"] == first["run_id"]
         assert (await runner.claim())["run_id"] == second["run_id"]
+
+
+async def test_a_claim_that_cannot_be_undone_is_in_the_next_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with embedded_coordinator() as coordinator:
+
+        async def fails(run_id: str) -> None:
+            raise Unavailable("the database cannot be used")
+
+        runner = await fenced_runner(coordinator)
+        await coordinator.submit()
+        await runner.claim()  # the first poll looks for such claims anyway
+        poll = asyncio.create_task(runner.poll())
+        await coordinator.until_held(runner.runner_id, 1)
+        known = coordinator.inside.registry.get(runner.runner_id)
+        assert known is not None
+        monkeypatch.setattr(coordinator.inside.store, "release", fails)
+        async with known.claim_lock:
+            run = await coordinator.submit()
+            poll.cancel()
+            await asyncio.wait([poll])
+        await coordinator.until_held(runner.runner_id, 0)
+        assert await coordinator.run_status(run) == "claimed"
+        assert (await runner.claim())["run_id"] == run["run_id"]
 
 
 @pytest.mark.parametrize(

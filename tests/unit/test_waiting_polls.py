@@ -4,10 +4,13 @@ import asyncio
 from contextlib import ExitStack
 
 from fsm_runner.coordinator_server import demand_classes
+from fsm_runner.coordinator_server.agents import AgentCatalog
 from fsm_runner.coordinator_server.demand_classes import DemandClasses
 from fsm_runner.coordinator_server.matching import Capabilities, Demands
 from fsm_runner.coordinator_server.registry import Presence, Runner, WaitingPoll
+from fsm_runner.coordinator_server.run_queue import RunQueue
 from fsm_runner.coordinator_server.store.interface import DemandClass
+from fsm_runner.coordinator_server.store.sqlite.store import SqliteStore
 from fsm_runner.coordinator_server.waiting_polls import WaitingPolls
 
 ANY = DemandClass(demands=Demands())
@@ -92,6 +95,17 @@ def test_the_only_eligible_poll_is_woken_for_each_class_and_passes_all_on() -> N
     with waiting.polls.waiting(later):
         waiting.end(0)
         assert later.woken_for == {7, 8}
+
+
+async def test_a_woken_poll_whose_runner_leaves_passes_the_run_on() -> None:
+    queue = RunQueue(SqliteStore(None, lambda _: None), AgentCatalog())
+    leaving, other = WaitingPoll(runner(1), None), WaitingPoll(runner(2), None)
+    with queue.polls.waiting(leaving), queue.polls.waiting(other):
+        queue.add(7, ANY)
+        assert leaving.woken_for == {7}
+        leaving.runner.presence = Presence.LEAVING
+        assert await queue.claim(leaving) is None
+        assert other.woken_for == {7}
 
 
 def test_a_class_that_became_ready_since_the_question_stays_ready() -> None:

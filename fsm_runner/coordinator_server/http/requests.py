@@ -12,6 +12,7 @@ from fsm_runner.coordinator_server.http.responses import BodyTimeout, BodyTooLar
 from fsm_runner.coordinator_server.http.schemas import convert, decode_object
 from fsm_runner.coordinator_server.store.interface import LIST_LIMIT, Author, Page, RunFilter
 from fsm_runner.protocol.event_clock import utc_from
+from fsm_runner.protocol.fencing import ATTEMPT_HEADER, REGISTRATION_HEADER, RUN_HEADER
 from fsm_runner.protocol.json_text import valid_json
 from fsm_runner.protocol.wire import JsonObject
 
@@ -22,9 +23,6 @@ BODY_LIMIT_BYTES = 64 * 1024 * 1024
 BODY_LIMIT_S = 60.0
 """The longest time in which a body may arrive."""
 
-REGISTRATION_HEADER = "X-Runner-Registration"
-RUN_HEADER = "X-Run-Id"
-ATTEMPT_HEADER = "X-Run-Attempt"
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 

@@ -24,7 +24,8 @@ from fsm_runner.coordinator_server.http.schemas import (
     digest_of,
     run_request_of,
 )
-from fsm_runner.coordinator_server.store.interface import Listed, QueueOptions, Store
+from fsm_runner.coordinator_server.store.interface import Listed, Store
+from fsm_runner.coordinator_server.submission import options_of
 from fsm_runner.http_server.responses import json_response
 from fsm_runner.protocol.wire import Bind, JsonObject
 
@@ -55,8 +56,7 @@ async def create_run(request: Request) -> Response:
     created = await coordinator_of(request).create_run(run_request, demands, digest)
     response = {"run_id": created.run_id, "session_id": created.session_id, "status": created.status}
     # A client relies on an option only if the response repeats it.
-    options = {name: getattr(run_request, name) for name in QueueOptions.__struct_fields__}
-    return json_response({**response, **{name: value for name, value in options.items() if value is not None}}, 201)
+    return json_response({**response, **msgspec.to_builtins(options_of(run_request))}, 201)
 
 
 async def list_runs(request: Request) -> Response:

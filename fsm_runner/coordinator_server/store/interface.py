@@ -162,18 +162,11 @@ class StopResult(msgspec.Struct, frozen=True, kw_only=True):
     runner_id: str | None = None
 
 
-class LostRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that is queued again."""
-
-    run_id: str
-    session_id: str
-    class_id: int
-
-
 class Closed(msgspec.Struct, frozen=True, kw_only=True):
     """The runs of a runner that has left."""
 
-    requeued: list[LostRun]
+    requeued_sessions: list[str]
+    """The sessions whose runs are queued again."""
     limited_agents: frozenset[str]
     """The agents with `max_running` of which fewer runs are held now."""
 
@@ -218,13 +211,6 @@ class QueueEntry(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     """Includes runs that are being stopped."""
     wanted: int
-
-
-class Tick(msgspec.Struct, frozen=True, kw_only=True):
-    """What the passing of time has changed."""
-
-    ready: Mapping[int, DemandClass]
-    """All classes with pending runs that may be claimed now, by id."""
 
 
 class EventHead(msgspec.Struct, frozen=True):
@@ -294,8 +280,11 @@ class Store(Protocol):
     async def release(self, run_id: str) -> None:
         """Undo a claim whose response no client receives. The run keeps its place in the queue."""
 
-    async def tick(self) -> Tick:
-        """Let runs whose `not_before` has come be claimed, and fail those whose time in the queue is over."""
+    async def tick(self) -> Mapping[int, DemandClass]:
+        """Let runs whose `not_before` has come be claimed, and fail those whose time in the queue is over.
+
+        Return all classes with runs that can be claimed now, by id.
+        """
 
     async def queue(self) -> list[QueueEntry]:
         """Count the runs by demanded profile and tags."""

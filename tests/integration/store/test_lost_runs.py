@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator_server.store.interface import Closed, LostRun
+from fsm_runner.coordinator_server.store.interface import Closed
 from tests.support.stores import NO_AUTHOR, StoreUser
+
+NONE_QUEUED_AGAIN = Closed(requeued_sessions=[], limited_agents=frozenset())
 
 
 async def test_the_open_runs_of_a_runner_that_has_left_fail(user: StoreUser) -> None:
@@ -16,14 +18,14 @@ async def test_the_open_runs_of_a_runner_that_has_left_fail(user: StoreUser) -> 
     for run in (running, stopping):
         await user.store.report_started(run.run_id, user.reporter("one"))
     await user.store.stop_run(stopping.run_id)
-    assert await user.store.close_runner("one", "it has left") == Closed(requeued=[], limited_agents=frozenset())
+    assert await user.store.close_runner("one", "it has left") == NONE_QUEUED_AGAIN
     for run in (claimed, running, stopping):
         assert await user.statuses(run) == ("failed", "failed")
         assert (await user.store.run(run.run_id))["error"] == "it has left"
         event = (await user.events(run.session_id))[-1]
         assert (event["event_type"], event["status"], event["error"]) == ("run_completed", "failed", "it has left")
     assert await user.status(other) == "claimed"
-    assert await user.store.close_runner("one", "again") == Closed(requeued=[], limited_agents=frozenset())
+    assert await user.store.close_runner("one", "again") == NONE_QUEUED_AGAIN
 
 
 async def test_the_idle_sessions_of_a_runner_that_has_left_are_finished(user: StoreUser) -> None:
@@ -52,8 +54,7 @@ async def test_a_lost_run_with_a_retry_is_queued_again_at_its_place(user: StoreU
     user.now_s += 60
     closed = await user.store.close_runner("one", "it has left")
     assert first.class_id is not None
-    lost = LostRun(run_id=first.run_id, session_id=first.session_id, class_id=first.class_id)
-    assert closed.requeued == [lost]
+    assert closed.requeued_sessions == [first.session_id]
     assert [change.type for change in user.changes] == ["run_updated", "session_updated"]
     assert await user.statuses(first) == ("pending", "pending")
     expected = {"attempt": 2, "runner_id": None, "claimed_at": None, "started_at": None, "error": None}
@@ -64,7 +65,7 @@ async def test_a_lost_run_with_a_retry_is_queued_again_at_its_place(user: StoreU
     assert (again.run_id, again.run["attempt"]) == (first.run_id, 2)
     assert (await user.claimed("two")).run_id == second.run_id
     # The only retry is used.
-    assert (await user.store.close_runner("two", "it has left too")).requeued == []
+    assert (await user.store.close_runner("two", "it has left too")).requeued_sessions == []
     assert await user.status(first) == "failed"
 
 
@@ -92,7 +93,7 @@ async def test_the_fence_of_a_claim_ends_with_the_claim(user: StoreUser) -> None
     await user.claimed("one")
     await user.store.release(run.run_id)
     await user.claimed("two", fenced=False)
-    assert (await user.store.close_runner("two", "gone")).requeued == []
+    assert (await user.store.close_runner("two", "gone")).requeued_sessions == []
 
 
 async def test_the_agents_with_a_limit_that_hold_fewer_runs_are_named(user: StoreUser) -> None:

@@ -14,15 +14,15 @@ async def test_a_run_is_not_claimed_before_its_time(user: StoreUser) -> None:
     assert waiting.class_id is None
     assert (await user.store.run(waiting.run_id))["not_before"] == user.at(60)
     last = await user.submit()
-    assert set((await user.store.tick()).ready) == {first.class_id}
+    assert set(await user.store.tick()) == {first.class_id}
     assert (await user.claimed()).run_id == first.run_id
     user.now_s += 59
-    assert set((await user.store.tick()).ready) == {first.class_id}
+    assert set(await user.store.tick()) == {first.class_id}
     user.now_s += 1
-    assert (await user.store.tick()).ready == user.classes
+    assert await user.store.tick() == user.classes
     # Its place is that of its submission.
     assert [(await user.claimed()).run_id for _ in range(2)] == [waiting.run_id, last.run_id]
-    assert (await user.store.tick()).ready == {}
+    assert await user.store.tick() == {}
 
 
 async def test_a_time_in_the_past_is_no_reason_to_wait(user: StoreUser) -> None:
@@ -36,7 +36,7 @@ async def test_a_run_that_waits_for_its_time_can_be_stopped(user: StoreUser) -> 
     run = await user.submit(not_before=user.at(60))
     assert (await user.store.stop_run(run.run_id)).runner_id is None
     user.now_s += 61
-    assert (await user.store.tick()).ready == {}
+    assert await user.store.tick() == {}
     assert await user.statuses(run) == ("stopped", "stopped")
 
 
@@ -45,7 +45,7 @@ async def test_a_run_that_is_not_claimed_in_time_fails_as_expired(user: StoreUse
     user.now_s += 30
     assert (await user.claimed()).run_id == other.run_id  # also before the tick
     user.changes.clear()
-    assert (await user.store.tick()).ready == {}
+    assert await user.store.tick() == {}
     fields = await user.store.run(expiring.run_id)
     assert fields["status"] == "failed"
     assert fields["error"] == "expired: no runner claimed the run within 30 s"
@@ -59,7 +59,7 @@ async def test_a_run_that_is_not_claimed_in_time_fails_as_expired(user: StoreUse
 async def test_the_time_to_live_begins_when_the_run_may_be_claimed(user: StoreUser) -> None:
     run = await user.submit(not_before=user.at(60), queue_ttl_seconds=30)
     user.now_s += 89
-    assert len((await user.store.tick()).ready) == 1
+    assert len(await user.store.tick()) == 1
     user.now_s += 1
     await user.store.tick()
     assert await user.status(run) == "failed"
@@ -80,7 +80,7 @@ async def test_more_runs_expire_at_once_than_a_transaction_ends(user: StoreUser)
     for _ in range(101):
         await user.submit(queue_ttl_seconds=30)
     user.now_s += 31
-    assert (await user.store.tick()).ready == {}
+    assert await user.store.tick() == {}
     assert len(await user.listed(status="failed")) == 101
 
 

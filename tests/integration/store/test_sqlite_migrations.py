@@ -100,7 +100,7 @@ async def test_an_older_database_keeps_its_data(old_file: Path) -> None:
 async def test_the_pending_runs_of_an_older_database_are_claimed_in_their_order(old_file: Path) -> None:
     pending = rows_of(old_file, "SELECT * FROM runs WHERE status = 'pending' ORDER BY seq")
     async with store_in(old_file) as user:
-        ready = (await user.store.tick()).ready
+        ready = await user.store.tick()
         owned = [class_id for class_id, each in ready.items() if each.demands.owned_agent == "echo"]
         (owned_run,) = [run for run in pending if msgspec.json.decode(run["request"])["agent_name"] == "echo"]
         # Any runner with an agent of the name may have it, not only the one that owned it.
@@ -110,7 +110,7 @@ async def test_the_pending_runs_of_an_older_database_are_claimed_in_their_order(
             claimed = await user.claimed("new", class_ids=list(ready))
             assert claimed.run_id == run["run_id"]
             assert (claimed.class_id in owned) == (run == owned_run)
-        assert (await user.store.tick()).ready == {}
+        assert await user.store.tick() == {}
 
 
 async def test_a_pending_resume_of_an_older_database_waits_for_the_runner_of_its_executor(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ async def test_a_pending_resume_of_an_older_database_waits_for_the_runner_of_its
     with closing(sqlite3.connect(file)) as older:
         older.executescript((FIXTURES / "coordinator_version_3" / "sessions.sql").read_text())
     async with store_in(file) as user:
-        demands = [each.demands for each in (await user.store.tick()).ready.values()]
+        demands = [each.demands for each in (await user.store.tick()).values()]
         (resume,) = [each for each in demands if each.runner_id is not None]
         assert (resume.hostname, resume.owned_agent) == ("second", None)
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from fsm_runner.coordinator_server.store.interface import Closed, LostRun
+from fsm_runner.coordinator_server.store.interface import Closed
 from fsm_runner.coordinator_server.store.sqlite.classes import ClassTable
 from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.reports import Reports
@@ -27,18 +27,18 @@ class Departures:
 
     def close(self, runner_id: str, reason: str) -> Closed:
         """End the open runs of a runner that has left, or queue them again, and finish its idle sessions."""
-        requeued, limited_agents = [], set()
+        requeued_sessions, limited_agents = [], set()
         for row in self._runs.held_by(runner_id):
             agent = self._classes.get(row["class_id"]).limited_agent
             if agent is not None:
                 limited_agents.add(agent)
             if self._may_be_queued_again(row):
                 self._requeue(row)
-                requeued.append(LostRun(run_id=row["run_id"], session_id=row["session_id"], class_id=row["class_id"]))
+                requeued_sessions.append(row["session_id"])
             else:
                 self._fail(row, reason)
         self._sessions.finish_idle_of(runner_id)
-        return Closed(requeued=requeued, limited_agents=frozenset(limited_agents))
+        return Closed(requeued_sessions=requeued_sessions, limited_agents=frozenset(limited_agents))
 
     def _may_be_queued_again(self, row: sqlite3.Row) -> bool:
         if not row["is_fenced"] or row["status"] == "stopping" or row["attempt"] > row["retry_lost"]:

@@ -98,7 +98,8 @@ class SessionTable:
         row = self._database.row(
             "UPDATE sessions SET status = CASE WHEN status <> 'pending' AND EXISTS"
             " (SELECT 1 FROM runs INDEXED BY runs_by_session WHERE runs.session_id = sessions.session_id"
-            " AND runner_id IS NOT NULL) THEN status ELSE ? END, last_run_ended_at = ? WHERE session_id = ? RETURNING *",
+            " AND runner_id IS NOT NULL) THEN status ELSE ? END, last_run_ended_at = ? WHERE session_id = ?"
+            " RETURNING *",
             (status, self._database.utc_now(), session_id),
         )
         if row is not None:

@@ -13,6 +13,7 @@ from fsm_runner.coordinator_server.store.interface import (
     ClaimedRun,
     Closed,
     CreatedRun,
+    DemandClass,
     EventHead,
     Listed,
     NewRun,
@@ -23,7 +24,6 @@ from fsm_runner.coordinator_server.store.interface import (
     RunFilter,
     RunRow,
     StopResult,
-    Tick,
 )
 from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.worker import StoreWorker
@@ -83,11 +83,11 @@ class SqliteStore:
     async def release(self, run_id: str) -> None:
         await self._worker.do(lambda tables: tables.queue.release(run_id))
 
-    async def tick(self) -> Tick:
+    async def tick(self) -> Mapping[int, DemandClass]:
         """In several transactions, so that it delays no claim if many runs expire at once."""
         while await self._worker.do(lambda tables: tables.expire_some()):
             pass
-        return Tick(ready=await self._worker.do(lambda tables: tables.queue.admit_due()))
+        return await self._worker.do(lambda tables: tables.queue.admit_due())
 
     async def queue(self) -> list[QueueEntry]:
         return await self._worker.do(lambda tables: tables.classes.queue())

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 from loguru import logger
 
@@ -13,7 +13,6 @@ from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.database_errors import DatabaseUnavailable
 from fsm_runner.coordinator_server.store.sqlite.tables import Tables
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 RECOVERED_AFTER_S = 5.0
@@ -43,8 +42,8 @@ class StoreWorker:
             await self._in_thread(self._tables.database.close)
         self._thread.shutdown(wait=True)
 
-    async def do(self, operation: Callable[Concatenate[Tables, P], T], *values: P.args, **named: P.kwargs) -> T:
-        """Run `operation(tables, …)`. If it raises, the database is unchanged.
+    async def do(self, operation: Callable[[Tables], T]) -> T:
+        """Run an operation. If it raises, the database is unchanged.
 
         Raises `DatabaseUnavailable` too.
         """
@@ -53,7 +52,7 @@ class StoreWorker:
         def work() -> tuple[T, list[ChangeEvent], bool]:
             changed_rows = tables.database.changed_rows
             with tables.database.transaction():
-                result = operation(tables, *values, **named)
+                result = operation(tables)
             return result, tables.database.take_events(), tables.database.changed_rows != changed_rows
 
         try:
