@@ -76,8 +76,8 @@ class OutboundMessage(msgspec.Struct, frozen=True):
         return unquote(self.path.rpartition("/")[0].rpartition("/")[2])
 
     @property
-    def run(self) -> str | None:
-        """The run that it concerns. None if an earlier version wrote it."""
+    def concerned_run_id(self) -> str | None:
+        """The run that it is about, or on whose behalf it is sent. None if an earlier version wrote it."""
         match self.start or self.ending:
             case RunStart(subject) | RunEnding(subject) | SessionEnding(run_id=subject):
                 return subject

@@ -100,7 +100,7 @@ class Outbox:
 
         A message about a run that is not this runner's any more is not sent: the response is the refusal.
         """
-        if (refusal := self._superseded or self._reassigned.get(message.run or "")) is not None:
+        if (refusal := self._superseded or self._reassigned.get(message.concerned_run_id or "")) is not None:
             return _refused(refusal)
         if (registration := self._registration()) is not None:
             message = msgspec.structs.replace(message, registration=registration)

@@ -33,7 +33,7 @@ class QueuedMessage:
     ) -> None:
         self.message = message
         """None while only the store has it: it is read back before it is sent. Never None for a report."""
-        self.run_id = None if message is None else message.run
+        self.run_id = None if message is None else message.concerned_run_id
         """The run that it concerns; None if that is not known."""
         self.stored_id = stored_id
         self.status = status

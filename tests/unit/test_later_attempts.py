@@ -3,9 +3,13 @@
 import asyncio
 
 import msgspec
+import pytest
 
 from fsm_runner.coordinator_client.api import Polled
 from fsm_runner.coordinator_client.errors import RunReassigned, Unreachable
+from fsm_runner.reporting import messages
+from fsm_runner.reporting.queue import DeliveryFuture
+from fsm_runner.runtime.actors.session_registry import SessionRegistry
 from tests.support.fake_api import ME, FakeApi
 from tests.support.polling import RUN, PollingRunner, polling_runner
 from tests.support.virtual_time import in_virtual_time
@@ -34,6 +38,29 @@ async def test_a_later_attempt_begins_when_the_earlier_one_has_ended() -> None:
         runner.runs.stop_run(RUN.run_id, "the test ends it")
         await asyncio.sleep(1)
     assert api.reported == ["started", "started", "stopped"]
+
+
+@in_virtual_time
+async def test_a_refusal_between_two_attempts_does_not_concern_the_later_one() -> None:
+    api = FakeApi()
+    put: list[DeliveryFuture] = []
+
+    async def last_words(_: SessionRegistry, session_id: str) -> None:
+        """The executor of the session sends an event before it ends."""
+        api.answers_in_turn.append(RunReassigned("409", 2))
+        put.append(runner.outbox.put(session_id, messages.event(session_id, b"{}", RUN)))
+        await put[0]
+        api.answers_in_turn.clear()  # an event that is refused here is not sent
+
+    async with polling_runner(api) as runner:
+        runner.runs.start(RUN, ME)
+        await asyncio.sleep(1)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(SessionRegistry, "wait_until_abandoned", last_words)
+            runner.runs.start(AGAIN, ME)
+            await asyncio.sleep(1)
+        assert isinstance(put[0].result(), RunReassigned)
+        assert api.reported == ["started", "started"]
 
 
 @in_virtual_time

@@ -115,6 +115,6 @@ async def test_a_stored_message_has_the_number_of_the_registration_under_which_i
 def test_messages_of_earlier_versions_can_be_decoded() -> None:
     fields = {"path": "/sessions/ses_1/events", "body": b"{}", "method": "POST", "ending": None, "durable": True}
     message = msgspec.msgpack.decode(msgspec.msgpack.encode(fields), type=OutboundMessage)
-    assert (message.run, message.attempt, message.registration) == (None, None, None)
+    assert (message.concerned_run_id, message.attempt, message.registration) == (None, None, None)
     ending = {**fields, "ending": {"type": "session", "subject": "ses_1"}}
-    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ending), type=OutboundMessage).run is None
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ending), type=OutboundMessage).concerned_run_id is None

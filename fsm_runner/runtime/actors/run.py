@@ -209,7 +209,6 @@ class RunActor(Actor):
             if not self.has_tag("parked"):
                 await self._executions.aclose()
             self._workflow.release_session()
-            self._context.reporting.outbox.readmit(self.name)
             self.work_done.set()
 
     async def _forget_earlier_attempt(self) -> None:

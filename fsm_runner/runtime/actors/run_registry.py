@@ -339,6 +339,7 @@ class RunRegistry:
             raise
         finally:
             del self._actors[actor.name]
+            self._context.reporting.outbox.readmit(actor.name)
             self.limits.ended(actor.name)
             self._handed_out_again.discard(actor.name)
             later = self._later_attempts.pop(actor.name, None)
