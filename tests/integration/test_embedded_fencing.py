@@ -12,7 +12,8 @@ import pytest
 
 from fsm_runner.coordinator_server.errors import Unavailable
 from fsm_runner.coordinator_server.polling import PollResponse
-from fsm_runner.coordinator_server.registry import WaitingPoll
+from fsm_runner.coordinator_server.registry import Presence, WaitingPoll
+from fsm_runner.coordinator_server.store.interface import ClaimedRun
 from tests.support.embedded import (
     ECHO_AGENT,
     Clock,
@@ -279,24 +280,27 @@ async def test_a_claim_whose_connection_ended_with_its_response_is_in_the_next_p
 
 async def test_a_claim_that_cannot_be_undone_is_in_the_next_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     async with embedded_coordinator() as coordinator:
+        runner = await fenced_runner(coordinator)
+        await coordinator.submit()
+        await runner.claim()  # the first poll looks for such claims anyway
+        known, store = coordinator.inside.registry.get(runner.runner_id), coordinator.inside.store
+        assert known is not None
+        claim = store.claim
+
+        async def then_leave(*values: Any) -> ClaimedRun | None:
+            claimed = await claim(*values)
+            known.presence = Presence.LEAVING
+            return claimed
 
         async def fails(run_id: str) -> None:
             raise Unavailable("the database cannot be used")
 
-        runner = await fenced_runner(coordinator)
-        await coordinator.submit()
-        await runner.claim()  # the first poll looks for such claims anyway
-        poll = asyncio.create_task(runner.poll())
-        await coordinator.until_held(runner.runner_id, 1)
-        known = coordinator.inside.registry.get(runner.runner_id)
-        assert known is not None
-        monkeypatch.setattr(coordinator.inside.store, "release", fails)
-        async with known.claim_lock:
-            run = await coordinator.submit()
-            poll.cancel()
-            await asyncio.wait([poll])
-        await coordinator.until_held(runner.runner_id, 0)
+        monkeypatch.setattr(store, "claim", then_leave)
+        monkeypatch.setattr(store, "release", fails)
+        run = await coordinator.submit()
+        assert (await runner.poll()).status_code == 503
         assert await coordinator.run_status(run) == "claimed"
+        known.presence = Presence.REGISTERED
         assert (await runner.claim())["run_id"] == run["run_id"]
 
 

@@ -56,10 +56,8 @@ class Reports:
         if status not in ENDED_SESSION_STATUSES:
             known = ", ".join(ENDED_SESSION_STATUSES)
             raise InvalidRequest(f"Invalid session status '{status}'; it is one of: {known}")
-        latest = None if reporter.registration is None else self._runs.latest_of(session_id)
-        if latest is not None and latest.runner_id not in (None, reporter.runner_id):
-            return  # another runner has resumed the session since
-        self._sessions.update(session_id, status=status)
+        if reporter.registration is None or not self._is_taken(session_id, reporter.runner_id):
+            self._sessions.update(session_id, status=status)
 
     def end_turn(self, run: RunRow, session_status: str, **fields: str) -> None:
         """Record in the session that the run has ended."""
@@ -133,6 +131,13 @@ class Reports:
         is_holder = row["runner_id"] == writer["runner_id"] and row["session_id"] == session_id
         if not is_holder or author.attempt not in (None, row["attempt"]):
             raise RunReassigned(author.run_id, row["attempt"])
+
+    def _is_taken(self, session_id: str, runner_id: str) -> bool:
+        """Return whether another runner has resumed the session since, or its run was queued again."""
+        if self._sessions.status(session_id) == "pending":
+            return True
+        latest = self._runs.latest_of(session_id)
+        return latest is not None and latest.runner_id not in (None, runner_id)
 
     def _is_registered(self, runner_id: str, registration: int) -> bool:
         row = self._database.row("SELECT registration FROM runners WHERE runner_id = ?", (runner_id,))
