@@ -60,13 +60,13 @@ async def test_a_lost_run_with_a_retry_is_queued_again_at_its_place(user: StoreU
     expected = {"attempt": 2, "runner_id": None, "claimed_at": None, "started_at": None, "error": None}
     assert (await user.store.run(first.run_id)).items() >= expected.items()
     assert {"limit", "workflow"}.isdisjoint(await user.store.session(first.session_id))
+    # A runner that comes back may report the end of an executor that it still has.
+    await user.store.report_session_end(first.session_id, user.reporter("one"), "finished")
+    assert await user.statuses(first) == ("pending", "pending")
     await user.store.tick()  # a run that was claimed in time does not expire
     again = await user.claimed("two")
     assert (again.run_id, again.run["attempt"]) == (first.run_id, 2)
     assert (await user.claimed("two")).run_id == second.run_id
-    # A runner that comes back may report the end of an executor that it still has.
-    await user.store.report_session_end(first.session_id, user.reporter("one"), "finished")
-    assert await user.statuses(first) == ("claimed", "pending")
     # The only retry is used.
     assert (await user.store.close_runner("two", "it has left too")).requeued_sessions == []
     assert await user.status(first) == "failed"
