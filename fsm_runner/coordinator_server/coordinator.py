@@ -45,7 +45,7 @@ class Coordinator:
         self.registry = Registry(timings, clock)
         self.queue = RunQueue(store, self.agents)
         self.approvals = ApprovalDesk(self.registry, store, timings, clock)
-        self.polls = Polls(self.registry, self.queue, store, self.approvals, timings.poll_timeout_s)
+        self.polls = Polls(self.registry, self.agents, self.queue, store, self.approvals, timings.poll_timeout_s)
         self.runners = Runners(self.registry, self.agents, self.queue, store, timings, list(scripts))
 
     async def open(self) -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import msgspec
 
+from fsm_runner.coordinator_server.agents import AgentCatalog
 from fsm_runner.coordinator_server.approvals import ApprovalDesk
 from fsm_runner.coordinator_server.errors import RunnerNotRegistered, Unavailable
 from fsm_runner.coordinator_server.registry import Presence, Registry, Runner, WaitingPoll
@@ -28,9 +29,16 @@ class Polls:
     """Answers polls. It delivers a run, stop or sync only to a client that is still connected."""
 
     def __init__(
-        self, registry: Registry, queue: RunQueue, store: Store, approvals: ApprovalDesk, timeout_s: float
+        self,
+        registry: Registry,
+        agents: AgentCatalog,
+        queue: RunQueue,
+        store: Store,
+        approvals: ApprovalDesk,
+        timeout_s: float,
     ) -> None:
         self._registry = registry
+        self._agents = agents
         self._queue = queue
         self._store = store
         self._approvals = approvals
@@ -104,9 +112,10 @@ class Polls:
             return None
         async with runner.claim_lock:
             await self._queue.close_runner(runner.runner_id, "The runner was deregistered")
-        if await is_disconnected() or runner.presence is not Presence.LEAVING:
-            return None
-        self._registry.remove(runner, Presence.DEREGISTERED)
+            if await is_disconnected() or runner.presence is not Presence.LEAVING:
+                return None
+            self._registry.remove(runner, Presence.DEREGISTERED)
+            self._agents.replace_owned(runner.runner_id, ())
         return {"deregistered": True}
 
     async def _untold_claim(self, poll: WaitingPoll, is_disconnected: IsDisconnected) -> ClaimedRun | None:

@@ -95,6 +95,7 @@ async def test_a_runner_that_a_client_deregisters_learns_of_it_once() -> None:
         assert (await answered(poll)).json() == {"deregistered": True}
         assert (await coordinator.poll(runner_id)).status_code == 401
         assert await coordinator.run_status(run) == "failed"
+        assert (await coordinator.http.get("/agents")).json() == []
 
 
 async def test_the_held_poll_of_a_removed_runner_is_a_401() -> None:
