@@ -39,8 +39,3 @@ def as_time(text: str) -> datetime | None:
         return moment.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the time is not between the years 1 and 9999 in UTC") from error
-
-
-def utc_text(moment: datetime) -> str:
-    """Return a time in UTC as the coordinator has times: ISO 8601 in one width."""
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

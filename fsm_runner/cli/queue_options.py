@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from fsm_runner.cli.moments import as_time, duration_of, moment_of, utc_text
+from fsm_runner.cli.moments import as_time, duration_of, moment_of
 from fsm_runner.cli.parameters import check_utf8
 from fsm_runner.errors import UsageError
+from fsm_runner.protocol.event_clock import utc_of
 from fsm_runner.protocol.wire import KEY_LIMIT, PRIORITY_LIMIT, RunCreated, RunRequest
 
 FLAGS = {
@@ -45,9 +46,9 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
         if self.idempotency_key is not None and not _is_time(text):
             raise UsageError(
                 f"--not-before: {text!r} with --idempotency-key: the same command would later name another time, and "
-                f"so be another request; give the time: {utc_text(moment)}"
+                f"so be another request; give the time: {utc_of(moment)}"
             )
-        return utc_text(moment)
+        return utc_of(moment)
 
 
 def unconfirmed(request: RunRequest, created: RunCreated) -> list[str]:

@@ -4,13 +4,14 @@ from typing import get_args
 
 import msgspec
 
-from fsm_runner.cli.moments import moment_of, utc_text
+from fsm_runner.cli.moments import moment_of
 from fsm_runner.cli.output import Row, show_json, show_table
 from fsm_runner.cli.parameters import check_utf8
 from fsm_runner.cli.submission import coordinator_api, usage_error_of
 from fsm_runner.config import parse
 from fsm_runner.coordinator_client.api import oldest_first
 from fsm_runner.errors import UsageError
+from fsm_runner.protocol.event_clock import utc_of
 from fsm_runner.protocol.statuses import RunStatus
 from fsm_runner.protocol.wire import Run
 from fsm_runner.util import event_loop
@@ -42,7 +43,7 @@ class RunChoice(msgspec.Struct, frozen=True, kw_only=True):
             "agent_name": self.agent_name,
             "runner_id": self.runner_id,
             "tag": self.tag,
-            "created_after": None if self.since is None else utc_text(moment_of("--since", self.since, -1)),
+            "created_after": None if self.since is None else utc_of(moment_of("--since", self.since, -1)),
         }
         for flag, text in (("--agent", self.agent_name), ("--runner", self.runner_id), ("--tag", self.tag)):
             check_utf8(f"{flag}: {text!r}", text or "")

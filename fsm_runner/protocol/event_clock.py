@@ -3,8 +3,6 @@
 import time
 from datetime import UTC, datetime, timedelta
 
-_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-
 
 def utc_now() -> str:
     """Return the time as ISO 8601 text of fixed width, so that texts order like times."""
@@ -13,7 +11,12 @@ def utc_now() -> str:
 
 def utc_text(time_s: float) -> str:
     """Return a Unix time as `utc_now` does."""
-    return datetime.fromtimestamp(time_s, UTC).strftime(_FORMAT)
+    return utc_of(datetime.fromtimestamp(time_s, UTC))
+
+
+def utc_of(moment: datetime) -> str:
+    """Return a time with an offset as `utc_now` does. Raises OverflowError."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def utc_from(text: str) -> str:
@@ -22,7 +25,7 @@ def utc_from(text: str) -> str:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise ValueError("it has no offset such as `Z` or `+01:00`")
-        return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+        return utc_of(moment)
     except OverflowError:
         raise ValueError("it is no time in UTC") from None
 
@@ -40,4 +43,4 @@ class EventClock:
 
     def now(self) -> str:
         self._last = max(datetime.fromtimestamp(time.time(), UTC), self._last + timedelta(microseconds=1))
-        return self._last.strftime(_FORMAT)
+        return utc_of(self._last)
