@@ -22,9 +22,9 @@ from fsm_runner.reporting import messages
 from fsm_runner.reporting.messages import OutboundMessage
 from tests.support.deployed import CHECKS
 from tests.support.deployed_answers import FILLINGS, DeployedCoordinator, Filling
-from tests.support.embedded import autonomous, embedded_coordinator
+from tests.support.embedded import autonomous, embedded_coordinator, registration
 from tests.support.mcp import QUICK
-from tests.support.openapi import DEPLOYED, operations
+from tests.support.openapi import DEPLOYED, operation_of, operations
 from tests.support.serving import serving
 
 REGISTRATION = wire.Registration(
@@ -227,3 +227,44 @@ async def test_a_refusal_for_a_missing_field_names_the_field(refusing: Coordinat
         await Toolbox(refusing, QUICK).call("start_agent_session", {"parameters": {}}, Caller(), nobody)
     answers = await asyncio.gather(*(call(refusing) for call in CALLS.values()), return_exceptions=True)
     assert [name for name, each in zip(CALLS, answers, strict=True) if not isinstance(each, CoordinatorError)] == []
+
+
+async def test_a_deployed_runner_and_client_get_the_answers_that_they_know() -> None:
+    """They send nothing that is new, and ignore what they do not know."""
+    async with embedded_coordinator() as coordinator:
+
+        async def call(method: str, target: str, body: Any = None) -> Any:
+            answer = await coordinator.http.request(method, target, json=body)
+            operation = operation_of(DEPLOYED, method, target.partition("?")[0])
+            assert operation is not None
+            assert answer.is_success, (target, answer.text)
+            assert operation.defects(answer.status_code, answer.headers["content-type"], answer.content) == [], target
+            return answer.json()
+
+        runner_id = (await call("POST", "/runner/register", registration(**autonomous())))["runner_id"]
+        sender = {"runner_id": runner_id}
+        submitted = {"type": "start_session", "parameters": {"prompt": "hi"}}
+        for end, fields in {"completed": {"status": "success"}, "failed": {"error": "e"}, "stopped": {}}.items():
+            await call("POST", "/runs", submitted)
+            run = (await call("GET", f"/runner/runs?runner_id={runner_id}"))["run"]
+            run_url, session_url = f"/runner/runs/{run['run_id']}", f"/sessions/{run['session_id']}"
+            await call("POST", f"{run_url}/started", sender)
+            bind = {"executor_session_id": "e", "hostname": "host", "executor_profile": "echo"}
+            await call("POST", f"{session_url}/bind", bind)
+            result = {"event_type": "result", "session_id": run["session_id"], "timestamp": "2026", "result_text": "t"}
+            await call("POST", f"{session_url}/events", result)
+            await call("PATCH", f"{session_url}/metadata", {"last_resumed_at": "2026"})
+            await call("POST", "/runner/heartbeat", sender)
+            if end == "stopped":
+                await call("POST", f"/runs/{run['run_id']}/stop")
+                stops = await call("GET", f"/runner/runs?runner_id={runner_id}")
+                assert stops == {"stop_sessions": [run["session_id"]]}
+            await call("POST", f"{run_url}/{end}", {**sender, **fields})
+            for target in ("", "/status", "/result", "/events", "/affinity"):
+                if target != "/result" or end == "completed":
+                    await call("GET", session_url + target)
+            assert (await call("GET", f"/runs/{run['run_id']}"))["status"] == end
+        for target in ("/runs", "/runs?status=completed", "/sessions", "/runners", "/agents", "/health"):
+            await call("GET", target)
+        await call("DELETE", session_url)
+        await call("DELETE", f"/runners/{runner_id}?self=true")
