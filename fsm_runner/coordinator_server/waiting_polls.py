@@ -31,7 +31,12 @@ class WaitingPolls:
     def wake_for(self, class_ids: Iterable[int]) -> None:
         """Wake one poll for each of these classes that is ready."""
         for class_id in class_ids:
-            eligible = [poll for poll in self._polls if self._classes.is_claimable(class_id, poll.runner)]
+            eligible = [
+                poll
+                for poll in self._polls
+                # The first condition says nothing new, but is a quick answer for hundreds of idle runners.
+                if poll.runner.may_claim.get(class_id, True) and self._classes.is_claimable(class_id, poll.runner)
+            ]
             if eligible:  # otherwise the next poll of an eligible runner looks by itself
                 chosen = min(eligible, key=_after_others)
                 chosen.woken_for.add(class_id)
