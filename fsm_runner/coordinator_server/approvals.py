@@ -8,8 +8,9 @@ from contextlib import suppress
 
 import msgspec
 
+from fsm_runner.coordinator_server.errors import AlreadyDecided
 from fsm_runner.coordinator_server.registry import Registry
-from fsm_runner.coordinator_server.store.interface import AlreadyDecided, Store
+from fsm_runner.coordinator_server.store.interface import Store
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.approvals import (
     ApprovalAnswer,

@@ -7,7 +7,7 @@ import msgspec
 
 from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
 from fsm_runner.coordinator_server.approvals import ApprovalDesk
-from fsm_runner.coordinator_server.errors import NotFound, Unavailable
+from fsm_runner.coordinator_server.errors import NotFound, RunReassigned, Unavailable
 from fsm_runner.coordinator_server.event_bus import EventBus, server_sent_event
 from fsm_runner.coordinator_server.matching import Demands
 from fsm_runner.coordinator_server.polling import Polls
@@ -15,7 +15,7 @@ from fsm_runner.coordinator_server.registry import Registry
 from fsm_runner.coordinator_server.run_queue import RunQueue
 from fsm_runner.coordinator_server.runners import Runners
 from fsm_runner.coordinator_server.scripts import Script
-from fsm_runner.coordinator_server.store.interface import Author, CreatedRun, RunReassigned, StopResult, Store
+from fsm_runner.coordinator_server.store.interface import Author, CreatedRun, StopResult, Store
 from fsm_runner.coordinator_server.submission import Submission, session_to_resume
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.coordinator_server.validation import ParameterValidator

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import msgspec
+
+from fsm_runner.protocol.approvals import Decided
 from fsm_runner.protocol.wire import JsonObject
 
 
@@ -47,6 +50,37 @@ class NotFound(RequestError):
 
 class Conflict(RequestError):
     """The request contradicts a session, runner or agent that exists."""
+
+
+class RunReassigned(Conflict):
+    """The run is pending again, or another runner holds it."""
+
+    def __init__(self, run_id: str, attempt: int) -> None:
+        message = (
+            f"{run_id} was given to another runner or waits for one: end its executor, and report nothing about it"
+        )
+        super().__init__({"error": "run_reassigned", "run_id": run_id, "attempt": attempt, "message": message})
+
+
+class RegistrationSuperseded(Conflict):
+    """Another process has registered under the runner's identity since."""
+
+    def __init__(self, runner_id: str) -> None:
+        message = f"Another process has registered as {runner_id} since: end all executors, and report nothing more"
+        super().__init__({"error": "registration_superseded", "runner_id": runner_id, "message": message})
+
+
+class AlreadyDecided(Conflict):
+    """An earlier decision about an approval counts, or will."""
+
+    def __init__(self, run_id: str, decision: Decided) -> None:
+        super().__init__(
+            {
+                "error": "already_decided",
+                "message": decision.text(run_id),
+                "decision": msgspec.to_builtins(msgspec.convert(decision, Decided, from_attributes=True)),
+            }
+        )
 
 
 class Unavailable(RequestError):

@@ -9,10 +9,10 @@ import msgspec
 
 from fsm_runner.coordinator_server.agents import AgentCatalog
 from fsm_runner.coordinator_server.approvals import ApprovalDesk
-from fsm_runner.coordinator_server.errors import RunnerNotRegistered, Unavailable
+from fsm_runner.coordinator_server.errors import RegistrationSuperseded, RunnerNotRegistered, Unavailable
 from fsm_runner.coordinator_server.registry import Presence, Registry, Runner, WaitingPoll
 from fsm_runner.coordinator_server.run_queue import RunQueue
-from fsm_runner.coordinator_server.store.interface import ClaimedRun, RegistrationSuperseded, Store
+from fsm_runner.coordinator_server.store.interface import ClaimedRun, Store
 from fsm_runner.protocol.wire import JsonObject
 
 IsDisconnected = Callable[[], Awaitable[bool]]

@@ -3,11 +3,18 @@
 import msgspec
 
 from fsm_runner.coordinator_server.agents import AgentCatalog, CatalogAgent
-from fsm_runner.coordinator_server.errors import Conflict, NotFound, RequestError, RunnerNotRegistered, Unavailable
+from fsm_runner.coordinator_server.errors import (
+    Conflict,
+    NotFound,
+    RegistrationSuperseded,
+    RequestError,
+    RunnerNotRegistered,
+    Unavailable,
+)
 from fsm_runner.coordinator_server.matching import Capabilities
 from fsm_runner.coordinator_server.registry import Presence, Registry, Runner
 from fsm_runner.coordinator_server.run_queue import RunQueue
-from fsm_runner.coordinator_server.store.interface import RegistrationSuperseded, Store
+from fsm_runner.coordinator_server.store.interface import Store
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.wire import JsonObject, Registered
 

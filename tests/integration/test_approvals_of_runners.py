@@ -12,7 +12,7 @@ from fsm_runner.app.control_socket import SOCKET_FILE, Refused, ask
 from fsm_runner.app.local_socket import sockets
 from fsm_runner.config.paths import HOME_VARIABLE
 from fsm_runner.coordinator_server.approvals import ApprovalDesk
-from fsm_runner.coordinator_server.store.interface import AlreadyDecided
+from fsm_runner.coordinator_server.errors import AlreadyDecided
 from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.approvals import ApprovalAnswer, ApprovalList, Decided, DecisionResponse, ListedApproval
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES

@@ -13,7 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsm_runner.coordinator_server.errors import Conflict, InvalidRequest, NotFound
+from fsm_runner.coordinator_server.errors import (
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RegistrationSuperseded,
+    RunReassigned,
+)
 from fsm_runner.coordinator_server.matching import Capabilities, Demands, meets
 from fsm_runner.coordinator_server.store.interface import (
     ClaimedRun,
@@ -21,10 +27,8 @@ from fsm_runner.coordinator_server.store.interface import (
     NewRun,
     NewSession,
     QueueOptions,
-    RegistrationSuperseded,
     Reporter,
     RunFilter,
-    RunReassigned,
     Store,
     new_id,
 )

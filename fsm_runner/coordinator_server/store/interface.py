@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from fsm_runner.coordinator_server.errors import Conflict, Unavailable
+from fsm_runner.coordinator_server.errors import Unavailable
 from fsm_runner.coordinator_server.matching import Demands
 from fsm_runner.protocol.approvals import Decided, DecisionRequest, ListedApproval
 from fsm_runner.protocol.statuses import CompletedSession
@@ -34,37 +34,6 @@ class ChangeEvent(msgspec.Struct, frozen=True):
 
 
 Publish = Callable[[Sequence[ChangeEvent]], None]
-
-
-class RunReassigned(Conflict):
-    """The run is pending again, or another runner holds it."""
-
-    def __init__(self, run_id: str, attempt: int) -> None:
-        message = (
-            f"{run_id} was given to another runner or waits for one: end its executor, and report nothing about it"
-        )
-        super().__init__({"error": "run_reassigned", "run_id": run_id, "attempt": attempt, "message": message})
-
-
-class RegistrationSuperseded(Conflict):
-    """Another process has registered under the runner's identity since."""
-
-    def __init__(self, runner_id: str) -> None:
-        message = f"Another process has registered as {runner_id} since: end all executors, and report nothing more"
-        super().__init__({"error": "registration_superseded", "runner_id": runner_id, "message": message})
-
-
-class AlreadyDecided(Conflict):
-    """An earlier decision about an approval counts, or will."""
-
-    def __init__(self, run_id: str, decision: Decided) -> None:
-        super().__init__(
-            {
-                "error": "already_decided",
-                "message": decision.text(run_id),
-                "decision": msgspec.to_builtins(msgspec.convert(decision, Decided, from_attributes=True)),
-            }
-        )
 
 
 class DemandClass(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from fsm_runner.coordinator_server.errors import Conflict, NotFound
-from fsm_runner.coordinator_server.store.interface import AlreadyDecided, CreatedRun
+from fsm_runner.coordinator_server.errors import AlreadyDecided, Conflict, NotFound
+from fsm_runner.coordinator_server.store.interface import CreatedRun
 from fsm_runner.protocol.approvals import ApprovalRequest, Decided, DecisionRequest, WorkflowState
 from tests.support.stores import NO_AUTHOR, StoreUser
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fsm_runner.coordinator_server.errors import NotFound, RequestError
-from fsm_runner.coordinator_server.store.interface import Author, RegistrationSuperseded, Reporter, RunReassigned
+from fsm_runner.coordinator_server.errors import NotFound, RegistrationSuperseded, RequestError, RunReassigned
+from fsm_runner.coordinator_server.store.interface import Author, Reporter
 from tests.support.stores import StoreUser
 
 

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from fsm_runner.coordinator_server.errors import InvalidRequest, NotFound
-from fsm_runner.coordinator_server.store.interface import Reporter, RunReassigned
+from fsm_runner.coordinator_server.errors import InvalidRequest, NotFound, RunReassigned
+from fsm_runner.coordinator_server.store.interface import Reporter
 from tests.support.stores import NO_AUTHOR, StoreUser
 
 ONE, TWO = Reporter(runner_id="one"), Reporter(runner_id="two")

@@ -8,8 +8,7 @@ import sqlite3
 
 import msgspec
 
-from fsm_runner.coordinator_server.errors import Conflict, NotFound
-from fsm_runner.coordinator_server.store.interface import AlreadyDecided
+from fsm_runner.coordinator_server.errors import AlreadyDecided, Conflict, NotFound
 from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.runs import RUN_NOT_FOUND
 from fsm_runner.coordinator_server.store.sqlite.sql import HELD, OPEN

@@ -1,14 +1,7 @@
 """Reports of runners about their runs, with the checks of fencing (protocol.md, section 1.1)."""
 
-from fsm_runner.coordinator_server.errors import InvalidRequest
-from fsm_runner.coordinator_server.store.interface import (
-    Author,
-    EventHead,
-    RegistrationSuperseded,
-    Reporter,
-    RunReassigned,
-    RunRow,
-)
+from fsm_runner.coordinator_server.errors import InvalidRequest, RegistrationSuperseded, RunReassigned
+from fsm_runner.coordinator_server.store.interface import Author, EventHead, Reporter, RunRow
 from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.events import EventTable
 from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
