@@ -17,6 +17,10 @@ from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.wire import JsonObject
 
 
+ABSENT_RUNNERS = 1_000
+"""For how many runners that are not registered stops are kept: most of them never come back."""
+
+
 def runner_id_of(hostname: str, project_dir: str, executor_profile: str, command: str) -> str:
     """Return the id of a runner: the same four texts give the same id, also after a restart."""
     identity = "\0".join((hostname, project_dir, executor_profile, command))
@@ -217,6 +221,10 @@ class Registry:
         self._stops.setdefault(runner_id, {})[session_id] = None
         if runner := self._runners.get(runner_id):
             runner.wake()
+        else:
+            absent = [each for each in self._stops if each not in self._runners]
+            for each in absent[:-ABSENT_RUNNERS]:
+                del self._stops[each]
 
     def take_stops(self, runner_id: str) -> list[str]:
         """Remove and return the sessions to stop."""

@@ -1,10 +1,10 @@
-"""When a registered runner becomes stale, and when it is removed."""
+"""When a registered runner becomes stale, when it is removed, and which stops are kept for it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fsm_runner.coordinator_server.matching import Capabilities
-from fsm_runner.coordinator_server.registry import Registry
+from fsm_runner.coordinator_server.registry import ABSENT_RUNNERS, Registry
 from fsm_runner.coordinator_server.timings import Timings
 
 TIMINGS = Timings(stale_after_s=20, removed_after_s=50)
@@ -37,6 +37,16 @@ def test_runners_expire_as_if_each_were_looked_at_each_time(taken: list[tuple[st
         elif kind == "heartbeat" and (runner := registry.get(runner_id)) is not None:
             registry.record_heartbeat(runner)
             heard_s[runner_id] = now_s
+
+
+def test_stops_are_kept_for_registered_runners_and_for_a_number_of_others() -> None:
+    registry = Registry(TIMINGS, lambda: 0.0)
+    registry.add(capabilities("a"), {}, 1)
+    others = [f"rnr_{number}" for number in range(ABSENT_RUNNERS + 2)]
+    for runner_id in ("a", *others):
+        registry.queue_stop(runner_id, "ses_1")
+    found = [runner_id for runner_id in ("a", *others) if registry.take_stops(runner_id) == ["ses_1"]]
+    assert found == ["a", *others[2:]]
 
 
 def capabilities(runner_id: str) -> Capabilities:
