@@ -16,7 +16,6 @@ from fsm_runner.coordinator_server.timings import Timings
 from fsm_runner.protocol.event_clock import utc_now
 from fsm_runner.protocol.wire import JsonObject
 
-
 ABSENT_RUNNERS = 1_000
 """For how many runners that are not registered stops are kept: most of them never come back."""
 

@@ -1,7 +1,8 @@
 """The data of a coordinator: sessions, runs and events. It knows no HTTP, and raises the errors of `errors.py`.
 
-Each method of `Store` is one transaction, but `tick` and `runs` without a page may be several. After one, the store publishes the changes for the event streams.
-Any number of coordinators could share a store: what only one process needs is not part of it.
+Each method of `Store` is one transaction, but `tick` and `runs` without a page may be several. After each, the store
+publishes the changes for the event streams. Any number of coordinators could share a store: what only one process needs
+is not part of it.
 """
 
 import secrets
