@@ -3,18 +3,24 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from fsm_runner.coordinator_server.timings import Timings
+from fsm_runner.protocol.wire import RunCreated
 from tests.support import faults
-from tests.support.command_executor import SESSION_STATUS, held_by, scripted_bench, short_graces
+from tests.support.command_executor import AGENT, SESSION_STATUS, command_home, held_by, scripted_bench, short_graces
 from tests.support.faults import Answer
 from tests.support.logs import log_lines
 from tests.support.processes import gone
-from tests.support.runner import waiter
+from tests.support.proxy import POLL
+from tests.support.runner import System, open_system, waiter
 from tests.support.workflows import says, workflow, workflow_bench
 
 DETAIL = {"error": "run_reassigned", "run_id": "run_1", "attempt": 2, "message": "Another runner has it"}
 REASSIGNED = faults.instead("reassigned", Answer(409, json.dumps({"detail": DETAIL}).encode()))
+HEARTBEAT = "/runner/heartbeat"
+LOST = Timings(heartbeat_interval_s=0.1, stale_after_s=0.3, removed_after_s=0.5, sweep_interval_s=0.05)
 REPORT, EVENT, BIND = "/runner/runs/.*/completed", "/sessions/.*/events", "/sessions/.*/bind"
 
 
@@ -57,3 +63,38 @@ async def test_a_waiting_workflow_ends_without_a_report(tmp_path: Path) -> None:
         await bench.system.state(run, "superseded")
         assert bench.system.states[run.run_id][-3:] == ["waiting", "abandoning", "superseded"]
         assert bench.system.reports(run) == ["started"]
+
+
+@pytest.mark.parametrize("is_idle", [False, True], ids=["in a turn", "idle"])
+async def test_a_later_attempt_begins_in_a_new_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_idle: bool
+) -> None:
+    """The coordinator takes the runner for lost, which gets the run again when it is back."""
+    short_graces(monkeypatch)
+    home = command_home(tmp_path / "home")
+    home = msgspec.structs.replace(home, agents=(msgspec.structs.replace(home.agents[0], retry_lost=1),))
+    async with waiter(tmp_path) as waits, open_system(tmp_path, LOST) as system, system.running(home) as runner:
+        system.proxy.fault("POST", REPORT, faults.reset(), times=None)
+        run = await system.submit(AGENT, steps=[["bind"], *held_by(waits), ["report"]])
+        first = await waits.started.pid()
+        if is_idle:
+            waits.gate.write_line()
+            await system.state(run, "reporting")
+        for call in (("GET", POLL), ("POST", HEARTBEAT)):
+            system.proxy.fault(*call, faults.reset(), times=None)
+        await system.proxy.cut()
+        await system.proxy.wait_until(lambda: is_pending_again(system, run), "the run is queued again")
+        system.proxy.heal()
+        second = await waits.started.pid()
+        await gone(first)
+        assert second != first
+        waits.gate.write_line()
+        await system.proxy.answered("POST", REPORT)
+        assert (await system.api.run(run.run_id)).status == "completed"
+        assert system.states[run.run_id].count("superseded") == 1
+        assert await runner.drain() == "stopped"
+
+
+async def is_pending_again(system: System, run: RunCreated) -> bool:
+    found = await system.api.run(run.run_id)
+    return found.attempt == 2 and found.status == "pending"

@@ -147,7 +147,7 @@ async def test_a_not_registered_that_is_answered_after_the_next_registration_cha
             command.gate.write_line("unharmed")
             assert (await system.end(run)).status == "completed"
             assert runner.path == ["recovering", "registering", "online", "registering", "online"]
-            assert len(system.proxy.acknowledged("POST", REGISTER)) == 1
+            assert len(system.proxy.acknowledged("POST", REGISTER)) == 2
 
 
 async def test_a_registration_that_succeeds_while_the_runner_drains_is_used(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ async def test_whichever_call_is_refused_the_runner_ends_and_reports_nothing(tmp
             run = await system.submit("wait", **waits.parameters)
             other = await system.submit("wait", **waits.parameters)
             pids = [await waits.started.pid() for _ in range(2)]
+            await system.proxy.answered("POST", "/runner/runs/.*/started", 2)
             system.proxy.fault(*CALLS[call], SUPERSEDED, times=None)
             if call == "report":
                 waits.gate.write_line()

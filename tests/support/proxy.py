@@ -35,6 +35,8 @@ class Call:
     path: str
     """The path without the query."""
     body: bytes
+    fencing: RawHeaders
+    """Its headers that name the registration, the run and the attempt."""
     begun_at: int
     fault: Kind | None = None
     carried_out: bool = False
@@ -180,7 +182,8 @@ class FaultProxy:
         path = urlsplit(target).path
         rule = next((rule for rule in self._rules if rule.matches(method, path)), None)
         kind = None if rule is None else rule.use()
-        call = Call(method, path, body, next(self._counter), kind)
+        fencing = [(name, value) for name, value in headers if name.lower().startswith(b"x-run")]
+        call = Call(method, path, body, fencing, next(self._counter), kind)
         self.calls.append(call)
         self._changed()
         return call, kind
@@ -191,7 +194,7 @@ class FaultProxy:
         self._changed()
 
     async def forward(self, call: Call, target: str) -> Answer | None:
-        headers = {"content-type": "application/json"} if call.body else None
+        headers = [*call.fencing, *([(b"content-type", b"application/json")] if call.body else [])]
         call.handed_on += 1
         try:
             answer = await self._upstream.request(

@@ -48,8 +48,8 @@ class Coordinator:
     def __init__(self, api: CoordinatorApi) -> None:
         self.api = api
         self.answers: deque[tuple[int, Any]] = deque()
-        self.seen: list[tuple[str | None, str | None]] = []
-        """The numbers of the registration and the runs in the headers."""
+        self.seen: list[tuple[str | None, ...]] = []
+        """The numbers of the registration, the runs and their attempts in the headers."""
         self.held = asyncio.Event()
         """Cleared while the response to a registration is held."""
         self.held.set()
@@ -57,10 +57,11 @@ class Coordinator:
 
     @property
     def numbers(self) -> list[str | None]:
-        return [number for number, _ in self.seen]
+        return [number for number, *_ in self.seen]
 
     async def respond(self, request: Request) -> JSONResponse:
-        self.seen.append((request.headers.get("x-runner-registration"), request.headers.get("x-run-id")))
+        names = ("x-runner-registration", "x-run-id", "x-run-attempt")
+        self.seen.append(tuple(map(request.headers.get, names)))
         answer = {"runner_id": "me", "runs": [], "run_id": "run_1", "session_id": "ses_1"}
         status, body = self.answers.popleft() if self.answers else (200, answer)
         if request.url.path.endswith("/register"):
@@ -103,19 +104,21 @@ async def test_the_calls_of_a_registered_runner_have_its_number_if_there_is_one(
 
 async def test_a_message_names_its_run_and_has_the_number_of_its_origin_until_the_process_has_one() -> None:
     async with coordinator() as bench:
-        await bench.api.deliver(EVENT, b"{}", run_id="run_1")
-        await bench.api.deliver(EVENT, b"{}", run_id="run/\n1", registration=3)
+        await bench.api.deliver(EVENT, b"{}", run_id="run_1", attempt=1)
+        await bench.api.deliver(EVENT, b"{}", run_id="run/\n1", attempt=2, registration=3)
+        assert bench.seen == [(None, None, None), ("3", "run%2F%0A1", "2")]
         await bench.give_number(4)
-        await bench.api.deliver(EVENT, b"{}", run_id="run_1", registration=3)
-        assert bench.seen == [("4", "run_1")]
+        await bench.api.deliver(EVENT, b"{}", run_id="run_1", attempt=1, registration=3)
+        await bench.api.deliver("/runner/runs/run_1/started", b"{}", attempt=2)
+        assert bench.seen == [("4", "run_1", "1"), ("4", None, "2")]
     assert bench.api.fencing.registration == 4
 
 
 async def test_without_a_number_there_is_no_new_header() -> None:
     async with coordinator() as bench:
         await bench.give_number(None)
-        await bench.api.deliver(EVENT, b"{}", run_id="run_1")
-        assert bench.seen == [(None, None)]
+        await bench.api.deliver(EVENT, b"{}", run_id="run_1", attempt=1)
+        assert bench.seen == [(None, None, None)]
 
 
 async def test_a_reassigned_run_and_a_superseded_registration_are_errors_of_their_own() -> None:
