@@ -137,14 +137,12 @@ def submit(
     Prints the ids as JSON, or with --wait the result: data as JSON, text unchanged. If the coordinator does not
     confirm an option of the queue, the run is stopped, and the exit code is 2.
     """
-    from fsm_runner.cli.queue_options import QueueOptions
+    from fsm_runner.cli.queue_options import QueueFlags
     from fsm_runner.cli.submission import work_of
     from fsm_runner.cli.submit import submit_run
 
     work = work_of(agent, parameters or [], prompt, session)
-    options = QueueOptions(
-        priority=priority, not_before=not_before, queue_ttl=queue_ttl, idempotency_key=idempotency_key
-    )
+    options = QueueFlags(priority=priority, not_before=not_before, queue_ttl=queue_ttl, idempotency_key=idempotency_key)
     raise Exit(submit_run(coordinator_url, work, profile, options, wait=wait))
 
 

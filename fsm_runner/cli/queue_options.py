@@ -24,7 +24,7 @@ CLOSE = timedelta(seconds=1)
 """A coordinator may round a time, but not more than this."""
 
 
-class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
+class QueueFlags(msgspec.Struct, frozen=True, kw_only=True):
     """The text of each option; None: not given."""
 
     priority: str | None = None

@@ -11,7 +11,7 @@ import msgspec
 
 from fsm_runner.cli.output import say, show_json
 from fsm_runner.cli.parameters import check_utf8
-from fsm_runner.cli.queue_options import QueueOptions, unconfirmed
+from fsm_runner.cli.queue_options import QueueFlags, unconfirmed
 from fsm_runner.cli.submission import Work, coordinator_api, create_run, earlier_results, say_outcome, usage_error_of
 from fsm_runner.cli.waiting import reasons_to_wait
 from fsm_runner.coordinator_client.api import CoordinatorApi
@@ -30,7 +30,7 @@ LOOK_INTERVAL_S = 0.25
 """The interval of look-ups. Deployed coordinators send no reliable notification of the end of a run."""
 
 
-def submit_run(url: str | None, work: Work, profile: str | None, options: QueueOptions, *, wait: bool) -> int:
+def submit_run(url: str | None, work: Work, profile: str | None, options: QueueFlags, *, wait: bool) -> int:
     """Submit a run for runners with this `profile`. Return the exit code: 1 if an awaited run did not complete."""
     if profile and work.session_id is not None:
         raise UsageError(f"--profile {profile} with --session: a session keeps its profile, so name no profile")

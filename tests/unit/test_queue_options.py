@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from fsm_runner.cli.moments import moment_of
-from fsm_runner.cli.queue_options import QueueOptions, unconfirmed
+from fsm_runner.cli.queue_options import QueueFlags, unconfirmed
 from fsm_runner.config.parse import duration
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.wire import RunCreated, RunRequest
 
-GIVEN = QueueOptions(priority="-3", not_before="2026-03-01T16:00:00+01:00", queue_ttl="15m", idempotency_key="nightly")
+GIVEN = QueueFlags(priority="-3", not_before="2026-03-01T16:00:00+01:00", queue_ttl="15m", idempotency_key="nightly")
 
 
 @pytest.mark.parametrize(
@@ -36,26 +36,26 @@ def test_the_options_become_fields_of_the_request() -> None:
         "queue_ttl_seconds": 900,
         "idempotency_key": "nightly",
     }
-    assert set(QueueOptions().fields().values()) == {None}
+    assert set(QueueFlags().fields().values()) == {None}
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (QueueOptions(priority="11"), "--priority: '11'"),
-        (QueueOptions(priority="1.5"), "--priority: '1.5'"),
-        (QueueOptions(priority=""), "--priority: ''"),
-        (QueueOptions(not_before="2026-03-01T15:00:00"), "--not-before: '2026-03-01T15:00:00': expected a time with"),
-        (QueueOptions(not_before="20260301"), "--not-before: '20260301': expected a time with an offset"),
-        (QueueOptions(not_before="0001-01-01T00:00+12:00"), "--not-before: '0001-01-01T00:00+12:00'"),
-        (QueueOptions(not_before="soon"), "--not-before: 'soon'"),
-        (QueueOptions(queue_ttl="0"), "--queue-ttl: '0'"),
-        (QueueOptions(idempotency_key=" "), "--idempotency-key: the value is empty"),
-        (QueueOptions(idempotency_key="x" * 201), "--idempotency-key: has 201 characters"),
-        (QueueOptions(not_before="2h", idempotency_key="x"), "would later name another time"),
+        (QueueFlags(priority="11"), "--priority: '11'"),
+        (QueueFlags(priority="1.5"), "--priority: '1.5'"),
+        (QueueFlags(priority=""), "--priority: ''"),
+        (QueueFlags(not_before="2026-03-01T15:00:00"), "--not-before: '2026-03-01T15:00:00': expected a time with"),
+        (QueueFlags(not_before="20260301"), "--not-before: '20260301': expected a time with an offset"),
+        (QueueFlags(not_before="0001-01-01T00:00+12:00"), "--not-before: '0001-01-01T00:00+12:00'"),
+        (QueueFlags(not_before="soon"), "--not-before: 'soon'"),
+        (QueueFlags(queue_ttl="0"), "--queue-ttl: '0'"),
+        (QueueFlags(idempotency_key=" "), "--idempotency-key: the value is empty"),
+        (QueueFlags(idempotency_key="x" * 201), "--idempotency-key: has 201 characters"),
+        (QueueFlags(not_before="2h", idempotency_key="x"), "would later name another time"),
     ],
 )
-def test_an_invalid_option_is_refused_by_its_name(options: QueueOptions, named: str) -> None:
+def test_an_invalid_option_is_refused_by_its_name(options: QueueFlags, named: str) -> None:
     with pytest.raises(UsageError) as refused:
         options.fields()
     assert named in str(refused.value)
