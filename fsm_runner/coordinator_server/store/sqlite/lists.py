@@ -14,6 +14,7 @@ from fsm_runner.coordinator_server.store.interface import Listed, Page, RunFilte
 from fsm_runner.coordinator_server.store.sqlite.classes import ClassTable
 from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
+from fsm_runner.coordinator_server.store.sqlite.sql import BEYOND
 from fsm_runner.protocol.statuses import HELD_RUN_STATUSES, OPEN_RUN_STATUSES, TERMINAL_RUN_STATUSES
 
 READ_AT_ONCE = 2_000
@@ -52,14 +53,14 @@ class RunLists:
         self, stack: ExitStack, chosen: RunFilter, class_ids: Collection[int] | None, after: int | None
     ) -> Iterator[sqlite3.Row]:
         """Return the entries of the index that has the fewest others."""
-        below = "TRUE" if after is None else f"seq < {after}"
+        below = BEYOND if after is None else after
         oldest = 0 if chosen.created_after is None else self._first_after(chosen.created_after)
         cursors = []
         for index, condition, values in _ranges(chosen, class_ids):
             cursor = self._database.execute(
                 "SELECT seq, status, runner_id, agent_name, parent_session_id, class_id, created_at FROM runs"  # noqa: S608 - fixed text
-                f" {index} WHERE {condition} AND {below} AND seq >= ? ORDER BY seq DESC",
-                (*values, oldest),
+                f" {index} WHERE {condition} AND seq < ? AND seq >= ? ORDER BY seq DESC",
+                (*values, below, oldest),
             )
             cursors.append(stack.enter_context(closing(cursor)))
         return merge(*cursors, key=lambda row: -row["seq"])

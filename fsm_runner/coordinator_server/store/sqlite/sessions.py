@@ -7,7 +7,7 @@ import msgspec
 from fsm_runner.coordinator_server.errors import Conflict, NotFound
 from fsm_runner.coordinator_server.store.interface import LIST_LIMIT, Listed, NewSession, Page
 from fsm_runner.coordinator_server.store.sqlite.database import Database
-from fsm_runner.coordinator_server.store.sqlite.sql import BUSY, OPEN
+from fsm_runner.coordinator_server.store.sqlite.sql import BEYOND, BUSY, OPEN
 from fsm_runner.protocol.statuses import LIVE_SESSION_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
@@ -44,10 +44,10 @@ class SessionTable:
         """Return a page of the sessions, or the newest ones; newest first."""
         condition, values = ("TRUE", ()) if session_id is None else ("session_id = ?", (session_id,))
         limit = LIST_LIMIT if page is None else page.limit
-        below = "" if page is None or page.after is None else f"AND seq < {page.after}"
+        below = BEYOND if page is None or page.after is None else page.after
         rows = self._database.execute(
-            f"SELECT * FROM sessions WHERE {condition} {below} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - fixed text
-            (*values, limit + 1),
+            f"SELECT * FROM sessions WHERE {condition} AND seq < ? ORDER BY seq DESC LIMIT ?",  # noqa: S608 - fixed text
+            (*values, below, limit + 1),
         ).fetchall()
         items, has_more = [_session_json(row) for row in rows[:limit]], len(rows) > limit
         if page is None:

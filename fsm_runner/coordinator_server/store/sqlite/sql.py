@@ -4,6 +4,9 @@ from collections.abc import Iterable
 
 from fsm_runner.protocol.statuses import BUSY_RUN_STATUSES, ENDED_SESSION_STATUSES, HELD_RUN_STATUSES
 
+BEYOND = 2**63 - 1
+"""Greater than each number of a row."""
+
 
 def _listed(statuses: Iterable[str]) -> str:
     return ", ".join(f"'{status}'" for status in statuses)
