@@ -40,22 +40,18 @@ class RunTable:
 
     def latest_of(self, session_id: str) -> RunRow | None:
         """Return the session's newest run that has not ended, or else its newest run that a runner had, or any."""
-        newest = "WHERE session_id = ? {} ORDER BY seq DESC LIMIT 1"
-        row = (
-            self._database.row(
-                f"SELECT * FROM runs INDEXED BY runs_open {newest.format(f'AND {OPEN}')}",  # noqa: S608 - fixed text
+        for index, condition in (
+            ("runs_open", f"AND {OPEN}"),
+            ("runs_by_session", "AND runner_id IS NOT NULL"),
+            ("runs_by_session", ""),
+        ):
+            row = self._database.row(
+                f"SELECT * FROM runs INDEXED BY {index} WHERE session_id = ? {condition} ORDER BY seq DESC LIMIT 1",  # noqa: S608 - fixed text
                 (session_id,),
             )
-            or self._database.row(
-                f"SELECT * FROM runs INDEXED BY runs_by_session {newest.format('AND runner_id IS NOT NULL')}",  # noqa: S608 - fixed text
-                (session_id,),
-            )
-            or self._database.row(
-                f"SELECT * FROM runs INDEXED BY runs_by_session {newest.format('')}",  # noqa: S608 - fixed text
-                (session_id,),
-            )
-        )
-        return None if row is None else self.row_of(row)
+            if row is not None:
+                return self.row_of(row)
+        return None
 
     def stopping_sessions(self, runner_id: str) -> list[str]:
         """Return the sessions whose runs this runner was asked to stop and has not reported as stopped."""
