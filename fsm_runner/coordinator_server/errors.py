@@ -65,8 +65,10 @@ class RunReassigned(Conflict):
 class RegistrationSuperseded(Conflict):
     """Another process has registered under the runner's identity since."""
 
-    def __init__(self, runner_id: str) -> None:
-        message = f"Another process has registered as {runner_id} since: end all executors, and report nothing more"
+    def __init__(self, runner_id: str | None) -> None:
+        """`runner_id` None: the number of a registration that is not the present one of any runner."""
+        name = runner_id or "this runner"
+        message = f"Another process has registered as {name} since: end all executors, and report nothing more"
         super().__init__({"error": "registration_superseded", "runner_id": runner_id, "message": message})
 
 

@@ -116,11 +116,11 @@ class Reports:
         writer = self._database.row("SELECT runner_id FROM runners WHERE registration = ?", (author.registration,))
         if author.run_id is None:
             if writer is None:
-                raise RegistrationSuperseded("this runner")
+                raise RegistrationSuperseded(None)
             return
         row = self._runs.found(author.run_id)
         if writer is None:
-            raise RegistrationSuperseded(row["runner_id"] or "this runner")
+            raise RegistrationSuperseded(row["runner_id"])
         is_holder = row["runner_id"] == writer["runner_id"] and row["session_id"] == session_id
         if not is_holder or author.attempt not in (None, row["attempt"]):
             raise RunReassigned(author.run_id, row["attempt"])
