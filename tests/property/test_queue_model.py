@@ -35,7 +35,7 @@ from fsm_runner.coordinator_server.store.interface import (
 from fsm_runner.coordinator_server.store.sqlite.store import SqliteStore
 from tests.support.queue_model import ModelRun, QueueModel
 
-EXAMPLES = int(os.environ.get("QUEUE_MODEL_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("QUEUE_MODEL_EXAMPLES", "50"))
 
 T = TypeVar("T")
 
@@ -116,13 +116,14 @@ weighted_calls = [
             status=st.sampled_from(STATUSES),
         ),
     ),
+    (4, call("report_ended", number=numbers, status=st.sampled_from(STATUSES))),
     (2, call("look_for_an_untold_claim", number=numbers)),
     (2, call("release", number=numbers)),
     (3, call("lose_runner", number=numbers)),
     (2, call("stop", number=numbers)),
     (2, call("tick", passed_s=seconds)),
     (2, call("let_time_pass", passed_s=seconds)),
-    (1, call("prune", keep_s=seconds, most=st.integers(1, 20))),
+    (1, call("prune", keep_s=st.sampled_from([5, 100]), most=st.integers(1, 20))),
     (1, call("reopen")),
 ]
 calls = st.sampled_from([each for weight, each in weighted_calls for _ in range(weight)]).flatmap(lambda each: each)
@@ -324,6 +325,12 @@ class Comparison:
     def report_held(self, number: int, status: str) -> None:
         """As a runner without faults does."""
         run = picked([run for run in self.model.runs if run.is_held and run.runner_id is not None], number)
+        if run is not None:
+            self._report(run, *self._sender(run), status)
+
+    def report_ended(self, number: int, status: str) -> None:
+        """As a runner does whose reports arrive late or twice."""
+        run = picked([run for run in self.model.runs if not run.is_open and run.runner_id is not None], number)
         if run is not None:
             self._report(run, *self._sender(run), status)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fsm_runner.coordinator_server.matching import Demands
 from tests.support.queue_simulation import OWNED, SimulatedRunner, Simulation
 
-EXAMPLES = int(os.environ.get("QUEUE_WAKEUP_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("QUEUE_WAKEUP_EXAMPLES", "60"))
 
 T = TypeVar("T")
 Call = tuple[str, dict[str, Any]]
