@@ -79,10 +79,6 @@ class SteppedLoop(VirtualTimeLoop):
         return True
 
     @property
-    def is_quiet(self) -> bool:
-        return not (self._waiting or self._done)
-
-    @property
     def has_callbacks(self) -> bool:
         return bool(self._ready)  # type: ignore[attr-defined] # of asyncio's loop
 
