@@ -5,7 +5,10 @@ from datetime import UTC, datetime, timedelta
 from fsm_runner.config import parse
 from fsm_runner.errors import UsageError
 
-AN_OFFSET = "expected a time with an offset, such as 2026-03-01T15:00:00Z"
+AN_OFFSET = "expected a time with an offset, such as 2026-03-01T15:00:00Z, between the years 1 and 9999"
+
+LONGEST_WITHOUT_UNIT = timedelta(days=366)
+"""A longer duration without a unit is probably a time since 1970."""
 
 
 def duration_of(flag: str, text: str) -> float:
@@ -22,9 +25,14 @@ def moment_of(flag: str, text: str, direction: int) -> datetime:
         moment = as_time(text)
     except ValueError:
         try:
-            return datetime.now(UTC) + direction * timedelta(seconds=parse.duration(text))
+            duration = timedelta(seconds=parse.duration(text))
+            if text.isdecimal() and duration > LONGEST_WITHOUT_UNIT:
+                raise UsageError(f"{flag}: {text!r} means {duration.days:,} days in seconds; give a unit, or a time")
+            return datetime.now(UTC) + direction * duration
         except ValueError as error:
-            raise UsageError(f"{flag}: {text!r}: {AN_OFFSET}, or a duration, such as 90s, 15m, 2h or 1d") from error
+            raise UsageError(
+                f"{flag}: {text!r}: {AN_OFFSET}, or a duration above 0 and up to 36500d, such as 90s, 15m, 2h or 1d"
+            ) from error
     if moment is None:
         raise UsageError(f"{flag}: {text!r}: {AN_OFFSET}")
     return moment

@@ -10,7 +10,7 @@ from fsm_runner.cli.moments import as_time, duration_of, moment_of
 from fsm_runner.cli.parameters import check_utf8
 from fsm_runner.errors import UsageError
 from fsm_runner.protocol.event_clock import utc_of
-from fsm_runner.protocol.wire import KEY_LIMIT, PRIORITY_LIMIT, RunCreated, RunRequest
+from fsm_runner.protocol.wire import KEY_LIMIT, KEY_PATTERN, PRIORITY_LIMIT, RunCreated, RunRequest
 
 FLAGS = {
     "priority": "--priority",
@@ -88,6 +88,8 @@ def _key(text: str) -> str:
     # The value may be an unset variable of the shell.
     if not text.strip():
         raise UsageError("--idempotency-key: the value is empty")
+    if not re.search(KEY_PATTERN, text):
+        raise UsageError(f"--idempotency-key: {text!r} has control characters: remove them")
     if len(text) > KEY_LIMIT:
         raise UsageError(f"--idempotency-key: has {len(text):,} characters; at most {KEY_LIMIT} are permitted")
     return text

@@ -4,6 +4,7 @@ import asyncio
 import shlex
 from collections import Counter
 from contextlib import suppress
+from http import HTTPStatus
 from itertools import count
 from typing import Any, NoReturn
 
@@ -15,11 +16,11 @@ from fsm_runner.cli.queue_options import QueueFlags, unconfirmed
 from fsm_runner.cli.submission import Work, coordinator_api, create_run, earlier_results, say_outcome, usage_error_of
 from fsm_runner.cli.waiting import reasons_to_wait
 from fsm_runner.coordinator_client.api import CoordinatorApi
-from fsm_runner.coordinator_client.errors import CoordinatorError, Unreachable
+from fsm_runner.coordinator_client.errors import CoordinatorError, Refused, Unreachable
 from fsm_runner.coordinator_client.policy import POLICIES
 from fsm_runner.errors import EXIT_OK, UsageError
 from fsm_runner.protocol.statuses import TERMINAL_RUN_STATUSES
-from fsm_runner.protocol.wire import RunRequest
+from fsm_runner.protocol.wire import JsonObject, RunRequest
 from fsm_runner.util import event_loop
 from fsm_runner.util.retry import retrying
 
@@ -40,7 +41,7 @@ def submit_run(url: str | None, work: Work, profile: str | None, options: QueueF
 async def _submit(url: str | None, work: Work, profile: str | None, fields: dict[str, Any], *, wait: bool) -> int:
     there = f" -c {shlex.quote(url)}" if url else ""
     async with coordinator_api(url) as api:
-        request = msgspec.structs.replace(await _request(api, work, profile), **fields)
+        request = msgspec.structs.replace(await _request(api, work, profile, fields["idempotency_key"]), **fields)
         resumed = request.type == "resume_session"
         earlier = await earlier_results(api, request) if wait and resumed else None
         created = await create_run(api, request)
@@ -73,7 +74,7 @@ async def _refuse(api: CoordinatorApi, run_id: str, flags: list[str], there: str
     )
 
 
-async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunRequest:
+async def _request(api: CoordinatorApi, work: Work, profile: str | None, key: str | None) -> RunRequest:
     """Raises `UsageError`. Without an agent there is no call to the coordinator before."""
     if work.session_id is not None:
         return RunRequest(type="resume_session", session_id=work.session_id, parameters=work.parameters())
@@ -82,14 +83,26 @@ async def _request(api: CoordinatorApi, work: Work, profile: str | None) -> RunR
     demands = {"executor_profile": profile} if profile else None
     if work.agent_name is None:
         return RunRequest(type="start_session", parameters=work.parameters(), additional_demands=demands)
-    with usage_error_of(lambda refusal: f"Agent not found: {work.agent_name!r} ({refusal})"):
-        agent = await api.agent(work.agent_name)
     return RunRequest(
         type="start_session",
         agent_name=work.agent_name,
-        parameters=work.parameters(agent.parameters_schema),
+        parameters=work.parameters(await _schema_of(api, work.agent_name, key)),
         additional_demands=demands,
     )
+
+
+async def _schema_of(api: CoordinatorApi, agent_name: str, key: str | None) -> JsonObject | None:
+    """Return the schema of the agent's parameters. Raises `UsageError` if there is no such agent.
+
+    With an idempotency key, the run may have been started while there was one.
+    """
+    with usage_error_of(lambda refusal: f"Agent not found: {agent_name!r} ({refusal})"):
+        try:
+            return (await api.agent(agent_name)).parameters_schema
+        except Refused as refusal:
+            if key is None or refusal.status != HTTPStatus.NOT_FOUND:
+                raise
+            return None
 
 
 async def _wait_for_end(api: CoordinatorApi, run_id: str) -> None:

@@ -181,7 +181,7 @@ class RunnerConfig:
         "EXIT_WHEN_IDLE",
         parse.seconds,
         "--exit-when-idle SECONDS",
-        "exit when there was no run for this time",
+        "exit when there was no run for this time, after the end of the poll (30 s)",
         default_text="never",
     )
     state_dir: Path | None = _setting(

@@ -26,6 +26,8 @@ PRIORITY_LIMIT = 10
 
 KEY_LIMIT = 200
 """The most characters of an `idempotency_key`."""
+KEY_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+"""An `idempotency_key` has no control characters."""
 
 RunType = Literal["start_session", "resume_session"]
 ExecutionMode = Literal["sync", "async_poll", "async_callback"]
@@ -238,7 +240,7 @@ class RunRequest(_Message, frozen=True, kw_only=True):
     """The time before which no runner claims the run: ISO 8601 with an offset."""
     queue_ttl_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
     """How long the run may be queued. Then it fails."""
-    idempotency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=KEY_LIMIT)] | None = None
+    idempotency_key: Annotated[str, msgspec.Meta(max_length=KEY_LIMIT, pattern=KEY_PATTERN)] | None = None
     """The same request with the same key starts nothing again."""
 
 

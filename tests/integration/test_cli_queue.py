@@ -14,7 +14,7 @@ from fsm_runner.coordinator_client import api
 from fsm_runner.coordinator_client.api import CoordinatorApi
 from fsm_runner.coordinator_server.server import CoordinatorServer
 from fsm_runner.errors import EXIT_OK, EXIT_USAGE
-from fsm_runner.protocol.wire import RunRequest
+from fsm_runner.protocol.wire import ExecutorInfo, Registration, RunnerAgent, RunRequest
 from tests.support.program import Finished, environment, finish
 from tests.support.serving import serving
 
@@ -109,6 +109,21 @@ async def test_the_embedded_coordinator_confirms_the_options_and_repeats_ids(tmp
     assert shown == {name: getattr(run, name) for name in shown}
     assert shown.keys() == {"run_id", "session_id", "status", "idempotency_key", *FIELDS}
     assert run.attempt == 1
+
+
+async def test_a_repeated_command_finds_its_run_although_the_agent_is_gone(tmp_path: Path) -> None:
+    executor = ExecutorInfo(type="procedural", command="c")
+    agents = [RunnerAgent(name="gone", command="c")]
+    identity = Registration(hostname="h", project_dir="/p", executor_profile="e", executor=executor, agents=agents)
+    async with CoordinatorServer(port=0) as server, CoordinatorApi(server.url) as coordinator:
+        runner_id = (await coordinator.register(identity)).runner_id
+        command = ("submit", "gone", "message=hello", "--idempotency-key", "nightly", "-c", server.url)
+        first = await finish(tmp_path, environment(None), *command)
+        await coordinator.deregister(runner_id)
+        again = await finish(tmp_path, environment(None), *command)
+        assert (again.code, again.stdout) == (EXIT_OK, first.stdout)
+        other = await finish(tmp_path, environment(None), *command, "--idempotency-key", "other")
+        assert (other.code, "Agent not found: gone" in other.stderr) == (EXIT_USAGE, True), other.stderr
 
 
 async def test_runs_and_the_runs_of_a_session_are_complete_over_several_pages(monkeypatch: pytest.MonkeyPatch) -> None:

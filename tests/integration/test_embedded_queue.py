@@ -302,13 +302,14 @@ async def test_the_queue_is_counted_by_profile_and_tags() -> None:
         await coordinator.claim(runner_id)
         plain: dict[str, Any] = {
             "executor_profile": None,
+            "agent_name": None,
             "tags": [],
             "pending": 1,
             "claimed": 0,
             "running": 0,
             "wanted": 1,
         }
-        demanding = {"executor_profile": "echo", "tags": ["gpu"], "pending": 1, "claimed": 1, "running": 1, "wanted": 3}
+        demanding = {**plain, "executor_profile": "echo", "tags": ["gpu"], "claimed": 1, "running": 1, "wanted": 3}
         assert (await coordinator.http.get("/queue")).json() == {"queue": [plain, demanding]}
 
 

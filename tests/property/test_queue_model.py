@@ -403,7 +403,7 @@ class Comparison:
         listed = self.done(self.store.runs(RunFilter(), None)).items
         shown = {run["run_id"]: (run["status"], run["runner_id"], run["attempt"]) for run in listed}
         assert shown == {run.run_id: run.shown for run in self.model.runs}
-        entries = self.done(self.store.queue())
+        entries = self.done(self.store.queue({}))
         assert sum(entry.pending for entry in entries) == len(self.model.ready)
         counted = sum(entry.claimed + entry.running for entry in entries)
         assert counted == sum(run.is_held for run in self.model.runs)

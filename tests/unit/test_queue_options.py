@@ -51,6 +51,8 @@ def test_the_options_become_fields_of_the_request() -> None:
         (QueueFlags(not_before="soon"), "--not-before: 'soon'"),
         (QueueFlags(queue_ttl="0"), "--queue-ttl: '0'"),
         (QueueFlags(idempotency_key=" "), "--idempotency-key: the value is empty"),
+        (QueueFlags(not_before="1709300000"), "--not-before: '1709300000' means 19,783 days in seconds; give a unit"),
+        (QueueFlags(idempotency_key="a\0b"), "--idempotency-key: 'a\\x00b' has control characters: remove them"),
         (QueueFlags(idempotency_key="x" * 201), "--idempotency-key: has 201 characters"),
         (QueueFlags(not_before="2h", idempotency_key="x"), "would later name another time"),
     ],

@@ -90,6 +90,11 @@ async def stop_session(request: Request) -> Response:
     return json_response(await coordinator.stop(coordinator.store.stop_session(request.path_params["session_id"])))
 
 
+async def show_queue(request: Request) -> Response:
+    coordinator = coordinator_of(request)
+    return json_response({"queue": await coordinator.store.queue(coordinator.agents.max_running)})
+
+
 async def list_runners(request: Request) -> Response:
     return json_response({"runners": await coordinator_of(request).runners.listed()})
 
@@ -158,7 +163,7 @@ ROUTES = [
     Route("/runners", list_runners),
     Route("/agents", list_agents),
     Route("/agents/{name}", get_agent),
-    Route("/queue", stored(lambda store: store.queue, "queue")),
+    Route("/queue", show_queue),
     Route("/sessions", list_sessions),
     Route("/sessions/{session_id}", stored(lambda store: store.session, "session")),
     Route("/sessions/{session_id}", delete_session, methods=["DELETE"]),

@@ -175,12 +175,15 @@ class QueueEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An entry of `GET /queue`."""
 
     executor_profile: str | None
+    agent_name: str | None
+    """The agent, if its runners own it."""
     tags: list[str]
     pending: int
     claimed: int
     running: int
     """Includes runs that are being stopped."""
     wanted: int
+    """All of them, without the pending runs that `max_running` keeps from being claimed now."""
 
 
 class EventHead(msgspec.Struct, frozen=True):
@@ -256,8 +259,8 @@ class Store(Protocol):
         Return all classes with runs that can be claimed now, by id.
         """
 
-    async def queue(self) -> list[QueueEntry]:
-        """Count the runs by demanded profile and tags."""
+    async def queue(self, max_running: Mapping[str, int]) -> list[QueueEntry]:
+        """Count the runs by demanded profile, owned agent and tags. `max_running`: by agent."""
 
     async def prune(self, keep_s: float, most: int) -> int:
         """Delete at most about this many rows of sessions that ended long ago. Return the number of deleted rows.

@@ -133,7 +133,7 @@ async def test_a_run_shows_the_options_that_it_has(user: StoreUser) -> None:
 
 
 async def test_the_queue_counts_open_runs_by_profile_and_tags(user: StoreUser) -> None:
-    assert await user.store.queue() == []
+    assert await user.store.queue({}) == []
     for _ in range(4):
         await user.submit(executor_profile="p", tags=("b", "a"), hostname="one")
     await user.submit(executor_profile="p", tags=("a", "b"))
@@ -144,15 +144,35 @@ async def test_the_queue_counts_open_runs_by_profile_and_tags(user: StoreUser) -
     stopped = await user.claimed()
     await user.claimed()
     await user.store.stop_run(stopped.run_id)
-    any_profile = QueueEntry(executor_profile=None, tags=["c"], pending=1, claimed=0, running=0, wanted=1)
-    entry = QueueEntry(executor_profile="p", tags=["a", "b"], pending=1, claimed=1, running=3, wanted=5)
-    assert await user.store.queue() == [any_profile, entry]
+    any_profile = QueueEntry(
+        executor_profile=None, agent_name=None, tags=["c"], pending=1, claimed=0, running=0, wanted=1
+    )
+    entry = QueueEntry(
+        executor_profile="p", agent_name=None, tags=["a", "b"], pending=1, claimed=1, running=3, wanted=5
+    )
+    assert await user.store.queue({}) == [any_profile, entry]
     await user.store.report_stopped(stopped.run_id, user.reporter("one"), "SIGTERM")
     user.now_s += 60
     await user.store.tick()
-    entry = QueueEntry(executor_profile="p", tags=["a", "b"], pending=2, claimed=1, running=2, wanted=5)
-    assert await user.store.queue() == [any_profile, entry]
+    entry = QueueEntry(
+        executor_profile="p", agent_name=None, tags=["a", "b"], pending=2, claimed=1, running=2, wanted=5
+    )
+    assert await user.store.queue({}) == [any_profile, entry]
     await user.store.close_runner("one", "gone")
     for run_id in await user.listed(status="pending"):
         await user.store.stop_run(run_id)
-    assert await user.store.queue() == []
+    assert await user.store.queue({}) == []
+
+
+async def test_the_queue_names_owned_agents_and_wants_no_more_than_an_agent_may_have(user: StoreUser) -> None:
+    for _ in range(3):
+        await user.submit("one", limited=True, owned_agent="one")
+    await user.submit("one", limited=True, owned_agent="one", tags=("a",))
+    await user.submit("other", owned_agent="other")
+    await user.started()
+    limits = {"one": 2}
+    numbers = {
+        (entry.agent_name, *entry.tags): (entry.pending, entry.claimed + entry.running, entry.wanted)
+        for entry in await user.store.queue(limits)
+    }
+    assert numbers == {("one",): (2, 1, 2), ("one", "a"): (1, 0, 0), ("other",): (1, 0, 1)}

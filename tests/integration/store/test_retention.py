@@ -102,7 +102,7 @@ async def test_a_pending_run_is_deleted_with_its_session(user: StoreUser) -> Non
     await user.store.delete_session(run.session_id)
     assert await user.claim() is None
     assert await user.store.tick() == {}
-    assert await user.store.queue() == []
+    assert await user.store.queue({}) == []
 
 
 async def test_a_class_without_runs_is_forgotten_and_its_id_gets_no_other_meaning(user: StoreUser) -> None:

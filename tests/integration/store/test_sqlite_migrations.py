@@ -127,12 +127,12 @@ async def test_the_held_runs_of_an_older_database_are_counted_and_can_be_reporte
     held = rows_of(old_file, "SELECT * FROM runs WHERE status IN ('claimed', 'running', 'stopping')")
     assert held
     async with store_in(old_file) as user:
-        assert sum(entry.claimed + entry.running for entry in await user.store.queue()) == len(held)
+        assert sum(entry.claimed + entry.running for entry in await user.store.queue({})) == len(held)
         await user.register(OWNER)
         assert await user.store.untold_claim(OWNER) is None
         for run in held:
             await user.store.report_completed(run["run_id"], user.reporter(OWNER), "finished")
-        assert sum(entry.claimed + entry.running for entry in await user.store.queue()) == 0
+        assert sum(entry.claimed + entry.running for entry in await user.store.queue({})) == 0
 
 
 async def test_the_ended_sessions_of_an_older_database_are_deleted_in_time(old_file: Path) -> None:

@@ -78,7 +78,7 @@ async def use_everything(user: StoreUser) -> None:
     await store.session(ended.session_id)
     await store.session_status(ended.session_id)
     await store.session_events(ended.session_id)
-    await store.queue()
+    await store.queue({})
     for page in (None, Page(limit=2), Page(limit=2, after=3)):
         for chosen in FILTERS:
             await store.runs(RunFilter(**chosen), page)

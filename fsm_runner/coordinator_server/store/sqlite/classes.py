@@ -1,8 +1,8 @@
 """Classes of demands in the database, with the numbers of their open runs, which triggers count."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
+from operator import itemgetter
 
 import msgspec
 
@@ -57,25 +57,32 @@ class ClassTable:
         )
         return [row["limited_agent"] for row in held if row["held"] >= max_running[row["limited_agent"]]]
 
-    def queue(self) -> list[QueueEntry]:
-        """Count the runs by demanded profile and tags."""
-        counts: defaultdict[tuple[str, tuple[str, ...]], list[int]] = defaultdict(lambda: [0, 0, 0])
-        for row in self._database.execute("SELECT * FROM classes WHERE ready + claimed + running > 0"):
-            demands = _decode(row["definition"]).demands
-            entry = counts[demands.executor_profile or "", tuple(sorted(demands.tags))]
-            for index, name in enumerate(("ready", "claimed", "running")):
-                entry[index] += row[name]
-        return [
-            QueueEntry(
-                executor_profile=profile or None,
-                tags=list(tags),
-                pending=pending,
-                claimed=claimed,
-                running=running,
-                wanted=pending + claimed + running,
+    def queue(self, max_running: Mapping[str, int]) -> list[QueueEntry]:
+        """Count the runs by demanded profile, owned agent and tags."""
+        entries: dict[tuple[str, str, tuple[str, ...]], QueueEntry] = {}
+        free = dict(max_running)
+        rows = self._database.execute("SELECT * FROM classes WHERE ready + claimed + running > 0").fetchall()
+        rows.sort(key=itemgetter("class_id"))
+        for row in rows:
+            if row["limited_agent"] in free:
+                free[row["limited_agent"]] -= row["claimed"] + row["running"]
+        for row in rows:
+            demands, held, ready = _decode(row["definition"]).demands, row["claimed"] + row["running"], row["ready"]
+            wanted = min(ready, max(0, free.get(row["limited_agent"], ready)))
+            if row["limited_agent"] in free:
+                free[row["limited_agent"]] -= wanted
+            key = (demands.executor_profile or "", demands.owned_agent or "", tuple(sorted(demands.tags)))
+            known = entries.get(key)
+            entries[key] = QueueEntry(
+                executor_profile=demands.executor_profile,
+                agent_name=demands.owned_agent,
+                tags=list(key[2]),
+                pending=ready + (known.pending if known else 0),
+                claimed=row["claimed"] + (known.claimed if known else 0),
+                running=row["running"] + (known.running if known else 0),
+                wanted=held + wanted + (known.wanted if known else 0),
             )
-            for (profile, tags), (pending, claimed, running) in sorted(counts.items())
-        ]
+        return [entry for _, entry in sorted(entries.items())]
 
     def _get(self, class_id: int) -> DemandClass:
         row = self._database.row("SELECT definition FROM classes WHERE class_id = ?", (class_id,))

@@ -89,8 +89,8 @@ class SqliteStore:
             pass
         return await self._worker.do(lambda tables: tables.queue.admit_due())
 
-    async def queue(self) -> list[QueueEntry]:
-        return await self._worker.do(lambda tables: tables.classes.queue())
+    async def queue(self, max_running: Mapping[str, int]) -> list[QueueEntry]:
+        return await self._worker.do(lambda tables: tables.classes.queue(max_running))
 
     async def prune(self, keep_s: float, most: int) -> int:
         return await self._worker.do(lambda tables: tables.retention.prune(keep_s, most))
