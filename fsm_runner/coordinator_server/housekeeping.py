@@ -56,11 +56,12 @@ class Housekeeping:
 
 
 async def _repeated(name: str, interval_s: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do the work at once, and then again after each interval."""
     while True:
-        await asyncio.sleep(interval_s)
         try:
             await work()
         except Unavailable:  # logged by the store
-            continue
+            pass
         except Exception as defect:  # noqa: BLE001 - without this task, nothing would do the work
             logger.opt(exception=defect).error("coordinator: the task {} failed and is repeated", name)
+        await asyncio.sleep(interval_s)

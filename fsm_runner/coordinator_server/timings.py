@@ -22,7 +22,7 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     tick_interval_s: float = 1
     """The interval between checks of the queue for runs whose time to start, or to expire, has come."""
     retention_interval_s: float = 60
-    """The interval between searches for sessions that are kept no longer."""
+    """The interval between searches for sessions that are kept no longer. The first one is at the start."""
     confirmation_s: float = 5
     """How long a decision about an approval waits for the confirmation of its runner."""
     redelivery_s: float = 5

@@ -59,6 +59,12 @@ async def until_status(coordinator: EmbeddedCoordinator, run: dict[str, Any], st
             await asyncio.sleep(0.01)
 
 
+async def until_deleted(coordinator: EmbeddedCoordinator, run: dict[str, Any]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while (await coordinator.http.get(f"/runs/{run['run_id']}")).status_code != 404:  # noqa: ASYNC110 - as a client
+            await asyncio.sleep(0.01)
+
+
 def from_now(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
@@ -330,8 +336,16 @@ async def test_a_sessions_runs_are_deleted_when_they_are_kept_no_longer(monkeypa
         ended, idle = await coordinator.submit(), await coordinator.submit()
         for status in ("finished", "idle"):
             await coordinator.report(await coordinator.claim(runner_id), "completed", runner_id, session_status=status)
-        async with asyncio.timeout(PATIENCE_S):
-            while (await coordinator.http.get(f"/runs/{ended['run_id']}")).status_code != 404:  # noqa: ASYNC110 - as a client
-                await asyncio.sleep(0.01)
+        await until_deleted(coordinator, ended)
         assert await coordinator.run_status(idle) == "completed"
     assert failures == 0
+
+
+async def test_a_coordinator_deletes_what_is_kept_no_longer_at_its_start(tmp_path: Path) -> None:
+    timings = msgspec.structs.replace(HELD_FOR_LONG, retention_interval_s=10 * PATIENCE_S)
+    async with embedded_coordinator(timings, database=tmp_path / "runs.sqlite") as coordinator:
+        runner_id = await coordinator.register()
+        ended = await coordinator.submit()
+        await coordinator.report(await coordinator.claim(runner_id), "completed", runner_id)
+    async with embedded_coordinator(timings, database=tmp_path / "runs.sqlite", keep_runs_s=0.0) as coordinator:
+        await until_deleted(coordinator, ended)
