@@ -81,7 +81,7 @@ class Polls:
                     if loop.time() >= deadline:
                         return None
 
-    async def note_written(self, poll: WaitingPoll, response: PollResponse, *, is_lost: bool) -> None:
+    async def note_written(self, poll: WaitingPoll, response: PollResponse, *, may_requeue: bool) -> None:
         """Note that the response was written. `is_lost`: the connection has ended, perhaps before."""
         if response.fenced_run_id is None:
             return
@@ -111,7 +111,7 @@ class Polls:
         if runner.presence is not Presence.LEAVING:
             return None
         async with runner.claim_lock:
-            await self._queue.close_runner(runner.runner_id, "The runner was deregistered")
+            await self._queue.close_runner(runner.runner_id, "The runner was deregistered", may_requeue=False)
             if await is_disconnected() or runner.presence is not Presence.LEAVING:
                 return None
             self._registry.remove(runner, Presence.DEREGISTERED)

@@ -40,9 +40,12 @@ class RunQueue:
         if run.limited_agent is not None:
             self._wake_for_agents([run.limited_agent])
 
-    async def close_runner(self, runner_id: str, reason: str) -> list[str]:
-        """Close the runs and sessions of a runner that has left. Return the sessions whose runs are queued again."""
-        closed = await self._store.close_runner(runner_id, reason)
+    async def close_runner(self, runner_id: str, reason: str, *, may_requeue: bool = True) -> list[str]:
+        """Close the runs and sessions of a runner that has left. Return the sessions whose runs are queued again.
+
+        `may_requeue` False: there are none.
+        """
+        closed = await self._store.close_runner(runner_id, reason, may_requeue=may_requeue)
         self._wake_for_agents(closed.limited_agents)
         if closed.requeued_sessions:
             await self.tick()  # which reads their classes

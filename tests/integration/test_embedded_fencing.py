@@ -186,6 +186,32 @@ async def test_a_lost_run_wakes_a_poll(tmp_path: Path) -> None:
             assert (await poll).json()["run"]["run_id"] == run["run_id"]
 
 
+async def test_the_runs_of_a_runner_that_a_client_has_deregistered_fail_and_their_late_end_counts(
+    tmp_path: Path,
+) -> None:
+    async with coordinator_with_agents(tmp_path, Clock()) as coordinator:
+        runner = await fenced_runner(coordinator, agents=[])
+        await coordinator.submit(agent_name="again")
+        run = await runner.claim()
+        assert (await runner.report(run, "started")).status_code == 200
+        await coordinator.http.delete(f"/runners/{runner.runner_id}")
+        assert (await runner.poll()).json() == {"deregistered": True}
+        # It executes them during its grace period, so no other runner may get them.
+        assert await coordinator.run_status(run) == "failed"
+        returned = await fenced_runner(coordinator, agents=[])
+        assert (await returned.report(run, "completed")).status_code == 200
+        assert await coordinator.run_status(run) == "completed"
+
+
+async def test_a_runner_that_deregisters_itself_has_lost_its_runs(tmp_path: Path) -> None:
+    async with coordinator_with_agents(tmp_path, Clock()) as coordinator:
+        runner = await fenced_runner(coordinator, agents=[])
+        await coordinator.submit(agent_name="again")
+        run = await runner.claim()
+        await coordinator.http.delete(f"/runners/{runner.runner_id}?self=true", headers=runner.headers())
+        assert await coordinator.run_status(run) == "pending"
+
+
 async def test_a_run_without_a_retry_fails_and_its_late_end_counts(tmp_path: Path) -> None:
     clock = Clock()
     async with coordinator_with_agents(tmp_path, clock) as coordinator:

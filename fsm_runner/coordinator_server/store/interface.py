@@ -211,11 +211,12 @@ class Store(Protocol):
     async def new_registration(self, runner_id: str) -> int:
         """Make the runner's earlier registrations obsolete, and return the number of the new one."""
 
-    async def close_runner(self, runner_id: str, reason: str) -> Closed:
+    async def close_runner(self, runner_id: str, reason: str, *, may_requeue: bool = True) -> Closed:
         """End the open runs of a runner that has left, and finish its idle sessions.
 
         A run is queued again if its claim was fenced, it has a retry left (`retry_lost`), it is not being stopped, and
-        its demands do not name the runner. Otherwise it fails with the reason.
+        its demands do not name the runner. Otherwise it fails with the reason. `may_requeue` False: all fail, since the
+        runner may still execute them.
         """
 
     async def stopping_sessions(self, runner_id: str) -> list[str]:

@@ -91,6 +91,15 @@ async def test_a_lost_run_fails_if_it_cannot_be_repeated(user: StoreUser) -> Non
     assert await lost(user, retry_lost=1, runner_id="one") == "failed"
 
 
+async def test_a_run_that_its_runner_may_still_execute_is_not_queued_again(user: StoreUser) -> None:
+    run = await user.submit(retry_lost=1)
+    await user.started("one")
+    assert await user.store.close_runner("one", "deregistered", may_requeue=False) == NONE_QUEUED_AGAIN
+    assert await user.statuses(run) == ("failed", "failed")
+    await user.store.report_completed(run.run_id, user.reporter("one"), "finished")
+    assert await user.statuses(run) == ("completed", "finished")
+
+
 async def test_the_fence_of_a_claim_ends_with_the_claim(user: StoreUser) -> None:
     run = await user.submit(retry_lost=1)
     await user.claimed("one")

@@ -25,14 +25,14 @@ class Departures:
         self._sessions = sessions
         self._reports = reports
 
-    def close(self, runner_id: str, reason: str) -> Closed:
+    def close(self, runner_id: str, reason: str, *, may_requeue: bool) -> Closed:
         """End the open runs of a runner that has left, or queue them again, and finish its idle sessions."""
         requeued_sessions, limited_agents = [], set()
         for row in self._runs.held_by(runner_id):
             agent = self._classes.get(row["class_id"]).limited_agent
             if agent is not None:
                 limited_agents.add(agent)
-            if self._may_be_queued_again(row):
+            if may_requeue and self._may_be_queued_again(row):
                 self._requeue(row)
                 requeued_sessions.append(row["session_id"])
             else:

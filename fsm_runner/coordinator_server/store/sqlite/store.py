@@ -55,8 +55,8 @@ class SqliteStore:
     async def new_registration(self, runner_id: str) -> int:
         return await self._worker.do(lambda tables: tables.new_registration(runner_id))
 
-    async def close_runner(self, runner_id: str, reason: str) -> Closed:
-        return await self._worker.do(lambda tables: tables.departures.close(runner_id, reason))
+    async def close_runner(self, runner_id: str, reason: str, *, may_requeue: bool = True) -> Closed:
+        return await self._worker.do(lambda tables: tables.departures.close(runner_id, reason, may_requeue=may_requeue))
 
     async def stopping_sessions(self, runner_id: str) -> list[str]:
         return await self._worker.do(lambda tables: tables.runs.stopping_sessions(runner_id))
