@@ -86,6 +86,17 @@ async def test_each_call_of_a_superseded_process_is_refused() -> None:
         assert (await present.report(run, "completed")).status_code == 200
 
 
+async def test_a_process_is_superseded_also_if_the_coordinator_has_lost_its_data_since() -> None:
+    async with embedded_coordinator() as coordinator:
+        former = await fenced_runner(coordinator)
+    async with embedded_coordinator() as restarted:
+        present = await fenced_runner(restarted)
+        assert present.runner_id == former.runner_id
+        former.coordinator = restarted
+        for answer in (await former.heartbeat(), await former.poll()):
+            assert refusal(answer) == (409, "registration_superseded")
+
+
 async def test_a_registration_ends_the_held_poll_of_the_former_process_and_that_claims_nothing() -> None:
     clock = Clock()
     async with embedded_coordinator(clock=clock) as coordinator:

@@ -26,7 +26,7 @@ async def test_a_registration_returns_the_id_and_the_intervals() -> None:
             "poll_endpoint": "/runner/runs",
             "poll_timeout_seconds": 30,
             "heartbeat_interval_seconds": 60,
-            "registration": 1,
+            "registration": answer.json()["registration"],
         }
 
 

@@ -209,7 +209,11 @@ class Store(Protocol):
     # Runners.
 
     async def new_registration(self, runner_id: str) -> int:
-        """Make the runner's earlier registrations obsolete, and return the number of the new one."""
+        """Make the runner's earlier registrations obsolete, and return the number of the new one.
+
+        It is the larger of the last number + 1 and the time in milliseconds. So it is greater than each earlier number
+        also if the database is empty or was restored, and has at most 18 digits.
+        """
 
     async def close_runner(self, runner_id: str, reason: str, *, may_requeue: bool = True) -> Closed:
         """End the open runs of a runner that has left, and finish its idle sessions.

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from fsm_runner.coordinator_server.store.sqlite.store import SqliteStore
-from tests.support.stores import IMPLEMENTATIONS, StoreUser, opened
+from tests.support.stores import IMPLEMENTATIONS, OpenStore, StoreUser, opened
 
 COUNTS = """
 SELECT class_id, ready, claimed, running,
@@ -17,8 +17,13 @@ FROM classes AS c
 
 
 @pytest.fixture(params=sorted(IMPLEMENTATIONS))
-async def user(request: pytest.FixtureRequest) -> AsyncIterator[StoreUser]:
-    async with opened(IMPLEMENTATIONS[request.param]) as opened_user:
+def open_store(request: pytest.FixtureRequest) -> OpenStore:
+    return IMPLEMENTATIONS[request.param]
+
+
+@pytest.fixture
+async def user(open_store: OpenStore) -> AsyncIterator[StoreUser]:
+    async with opened(open_store) as opened_user:
         yield opened_user
         if isinstance(opened_user.store, SqliteStore):
             check_counts(opened_user.store)

@@ -6,7 +6,7 @@ import pytest
 
 from fsm_runner.coordinator_server.errors import NotFound, RegistrationSuperseded, RequestError, RunReassigned
 from fsm_runner.coordinator_server.store.interface import Author, Reporter
-from tests.support.stores import StoreUser
+from tests.support.stores import OpenStore, StoreUser, opened
 
 
 def reports(user: StoreUser, run: Any, reporter: Reporter) -> list[Any]:
@@ -51,6 +51,19 @@ async def all_refused(user: StoreUser, run: Any, calls: list[Any], kind: type[Re
 async def test_each_registration_has_a_greater_number(user: StoreUser) -> None:
     numbers = [await user.register(runner_id) for runner_id in ("one", "two", "one", "three", "two")]
     assert numbers == sorted(set(numbers))
+
+
+async def test_a_number_is_greater_than_those_of_a_lost_database_and_of_a_clock_that_went_back(
+    user: StoreUser, open_store: OpenStore
+) -> None:
+    numbers = [await user.register("one") for _ in range(3)]
+    async with opened(open_store) as restarted:
+        restarted.now_s = user.now_s + 0.01
+        numbers.append(await restarted.register("one"))
+        restarted.now_s -= 60
+        numbers.append(await restarted.register("two"))
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] < 10**18
 
 
 async def test_calls_of_an_earlier_registration_are_superseded(user: StoreUser) -> None:

@@ -33,9 +33,12 @@ class Tables:
         self.approvals = ApprovalTable(database)
 
     def new_registration(self, runner_id: str) -> int:
-        """Replace the runner's registration by one with a number greater than all before."""
+        """Replace the runner's registration by one with a number greater than all before, also in a lost database."""
         row = self.database.row(
-            "INSERT OR REPLACE INTO runners (runner_id) VALUES (?) RETURNING registration", (runner_id,)
+            "INSERT OR REPLACE INTO runners (registration, runner_id) VALUES"
+            " (max(?, 1 + coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'runners'), 0)), ?)"
+            " RETURNING registration",
+            (int(self.database.now_s() * 1000), runner_id),
         )
         assert row is not None  # noqa: S101 - INSERT returns a row or raises
         return int(row["registration"])
