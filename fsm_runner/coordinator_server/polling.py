@@ -81,7 +81,7 @@ class Polls:
                     if loop.time() >= deadline:
                         return None
 
-    async def note_written(self, poll: WaitingPoll, response: PollResponse, *, may_requeue: bool) -> None:
+    async def note_written(self, poll: WaitingPoll, response: PollResponse, *, is_lost: bool) -> None:
         """Note that the response was written. `is_lost`: the connection has ended, perhaps before."""
         if response.fenced_run_id is None:
             return
