@@ -51,6 +51,7 @@ class Coordinator:
     async def open(self) -> None:
         """Open the database. Raises `UsageError`."""
         await self.store.open()
+        await self.runners.open()
         await self.approvals.open()
         await self.queue.tick()
 

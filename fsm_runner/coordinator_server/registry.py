@@ -1,10 +1,10 @@
-"""The registered runners, in memory: a restarted coordinator knows none (protocol.md, section 1.1)."""
+"""The registered runners, in memory: a restarted one waits until they register again (protocol.md, section 1.1)."""
 
 import asyncio
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from weakref import WeakValueDictionary
@@ -124,6 +124,9 @@ class Registry:
         self._timings = timings
         self._clock = clock
         self._runners: dict[str, Runner] = {}
+        self._awaited: dict[str, float] = {}
+        """When runners counted as heard that an earlier process of the coordinator knew, and that have not registered
+        since."""
         self._stops: dict[str, dict[str, None]] = {}
         self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._served_nos = itertools.count()
@@ -140,6 +143,12 @@ class Registry:
         """Return `Runner.claim_lock`, also of a runner that is not registered."""
         return self._claim_locks.setdefault(runner_id, asyncio.Lock())
 
+    def wait_for(self, runner_ids: Iterable[str]) -> None:
+        """Let these runners expire, unless they register, as if they had been heard now."""
+        for runner_id in runner_ids:
+            self._awaited[runner_id] = self._clock()
+        self._next_expiry_s = self._earliest_expiry_s()
+
     def add(
         self, capabilities: Capabilities, executor: JsonObject, registration: int, over: int | None = None
     ) -> Runner:
@@ -148,6 +157,7 @@ class Registry:
         `over`: the number that came with the call; None: it came without one.
         """
         runner_id = capabilities.runner_id
+        self._awaited.pop(runner_id, None)
         runner = self._runners.get(runner_id)
         if runner is None:
             claim_lock = self.claim_lock(runner_id)
@@ -195,20 +205,30 @@ class Registry:
             self._stops.pop(runner.runner_id, None)
         runner.wake()
 
-    def expire(self) -> list[Runner]:
-        """Mark stale runners, and remove and return those silent for `removed_after_s`."""
-        expired: list[Runner] = []
+    def expire(self) -> list[str]:
+        """Mark stale runners, and remove and return those silent for `removed_after_s`, with those waited for."""
+        expired: list[str] = []
         if self._clock() <= self._next_expiry_s:
             return expired
         for runner in list(self._runners.values()):
             silent_s = self.seconds_since_heartbeat(runner)
             if silent_s > self._timings.removed_after_s:
                 self.remove(runner, Presence.EXPIRED)
-                expired.append(runner)
+                expired.append(runner.runner_id)
             elif silent_s > self._timings.stale_after_s:
                 runner.is_stale = True
-        self._next_expiry_s = min((self._expiry_s(runner) for runner in self._runners.values()), default=math.inf)
+        for runner_id, heard_s in list(self._awaited.items()):
+            if self._clock() - heard_s > self._timings.removed_after_s:
+                del self._awaited[runner_id]
+                self._stops.pop(runner_id, None)
+                expired.append(runner_id)
+        self._next_expiry_s = self._earliest_expiry_s()
         return expired
+
+    def _earliest_expiry_s(self) -> float:
+        registered = (self._expiry_s(runner) for runner in self._runners.values())
+        awaited = (heard_s + self._timings.removed_after_s for heard_s in self._awaited.values())
+        return min((*registered, *awaited), default=math.inf)
 
     def _expiry_s(self, runner: Runner) -> float:
         """Return when the runner becomes stale, or is removed, unless it sends a heartbeat before."""

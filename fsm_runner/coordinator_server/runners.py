@@ -26,6 +26,12 @@ class RegistrationRequest(msgspec.Struct, frozen=True):
     agents: list[CatalogAgent]
 
 
+class Departure(msgspec.Struct, frozen=True, eq=False):
+    reason: str
+    may_return: bool
+    """Whether the runner was removed for its silence, so it may still have the executors of its runs."""
+
+
 class Runners:
     """Registers runners, and closes their runs and sessions in the database when they leave."""
 
@@ -45,8 +51,12 @@ class Runners:
         self._store = store
         self._timings = timings
         self._scripts = scripts
-        self._departed: dict[str, tuple[Runner, str]] = {}
-        """Runners that have left, with the reason, while the database still has open runs and sessions of them."""
+        self._departed: dict[str, Departure] = {}
+        """Runners that have left, while the database still has open runs and sessions of them."""
+
+    async def open(self) -> None:
+        """Wait for the runners that an earlier process of the coordinator knew."""
+        self._registry.wait_for(await self._store.holders())
 
     async def registered(
         self, runner_id: str, registration: int | None = None, otherwise: RequestError | None = None
@@ -123,7 +133,7 @@ class Runners:
         """Remove a runner that leaves, and close its runs and sessions. Raises `NotFound`."""
         runner = await self.registered(runner_id, registration, NotFound("Runner not found"))
         self._registry.remove(runner, Presence.DEREGISTERED)
-        self._mark_departed(runner, "The runner deregistered before the run had ended")
+        self._mark_departed(runner_id, Departure("The runner deregistered before the run had ended", may_return=False))
         await self._close_departed(runner_id)
 
     async def request_deregistration(self, runner_id: str) -> None:
@@ -136,10 +146,12 @@ class Runners:
         """Remove the runners that were silent for too long. Every method that reads the registry calls this first."""
         expired = self._registry.expire()
         # Closing may fail for any of them with the database, so all are marked first.
-        for runner in expired:
-            self._mark_departed(runner, "The runner was removed: it sent no heartbeat for too long")
-        for runner in expired:
-            await self._close_departed(runner.runner_id)
+        for runner_id in expired:
+            self._mark_departed(
+                runner_id, Departure("The runner was removed: it sent no heartbeat for too long", may_return=True)
+            )
+        for runner_id in expired:
+            await self._close_departed(runner_id)
 
     async def close_departed(self) -> None:
         """Close the runs and sessions of runners that left while the database was unavailable."""
@@ -150,19 +162,18 @@ class Runners:
         departed = self._departed.get(runner_id)
         if departed is None:
             return
-        runner, reason = departed
         # The poll of a claim in progress first releases its run, so that a run which no runner received does not fail.
-        async with runner.claim_lock:
+        async with self._registry.claim_lock(runner_id):
             # Otherwise another call has closed it, and the runner may have registered and claimed runs since.
             if self._departed.get(runner_id) is departed:
-                session_ids = await self._queue.close_runner(runner_id, reason)
+                session_ids = await self._queue.close_runner(runner_id, departed.reason)
                 del self._departed[runner_id]
-                for session_id in session_ids if runner.presence is Presence.EXPIRED else ():
+                for session_id in session_ids if departed.may_return else ():
                     self._registry.queue_stop(runner_id, session_id)  # in case the runner comes back
 
-    def _mark_departed(self, runner: Runner, reason: str) -> None:
-        self._agents.replace_owned(runner.runner_id, ())
-        self._departed[runner.runner_id] = (runner, reason)
+    def _mark_departed(self, runner_id: str, departure: Departure) -> None:
+        self._agents.replace_owned(runner_id, ())
+        self._departed[runner_id] = departure
 
     def _runner_json(self, runner: Runner) -> JsonObject:
         offered = msgspec.structs.asdict(runner.capabilities)

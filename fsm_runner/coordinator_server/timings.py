@@ -16,7 +16,8 @@ class Timings(msgspec.Struct, frozen=True, kw_only=True):
     """After a poll's connection ended, without another poll or heartbeat for this long, another process may register
     under the runner's identity although it is not stale. A runner with a broken connection polls again sooner."""
     removed_after_s: float = 600
-    """Without a heartbeat for this long, a runner is removed and its open runs fail."""
+    """Without a heartbeat for this long, or without a registration after a restart of the coordinator, a runner is
+    removed, and its open runs fail."""
     sweep_interval_s: float = 30
     """The interval between checks for silent runners. Many requests check too."""
     tick_interval_s: float = 1

@@ -15,24 +15,30 @@ steps = st.lists(
 )
 
 
-@given(steps)
-def test_runners_expire_as_if_each_were_looked_at_each_time(taken: list[tuple[str, str, int]]) -> None:
+@given(steps, st.sets(st.sampled_from(IDS)))
+def test_runners_expire_as_if_each_were_looked_at_each_time(
+    taken: list[tuple[str, str, int]], awaited: set[str]
+) -> None:
     now_s = 0.0
     registry = Registry(TIMINGS, lambda: now_s)
-    heard_s: dict[str, float] = {}
+    registry.wait_for(awaited)
+    heard_s: dict[str, float] = dict.fromkeys(awaited, 0.0)
+    """The runners that can expire: registered ones, and those waited for."""
     stale: set[str] = set()
     for number, (kind, runner_id, passed_s) in enumerate(taken):
         now_s += passed_s
         removed = {each for each, at_s in heard_s.items() if now_s - at_s > TIMINGS.removed_after_s}
+        awaited -= removed
         stale |= {each for each, at_s in heard_s.items() if now_s - at_s > TIMINGS.stale_after_s}
-        stale -= removed
+        stale -= removed | awaited
         heard_s = {each: at_s for each, at_s in heard_s.items() if each not in removed}
-        assert {runner.runner_id for runner in registry.expire()} == removed
+        assert sorted(registry.expire()) == sorted(removed)
         assert {runner.runner_id for runner in registry if runner.is_stale} == stale
-        assert {runner.runner_id for runner in registry} == heard_s.keys()
+        assert {runner.runner_id for runner in registry} == heard_s.keys() - awaited
         if kind == "register":
             registry.add(capabilities(runner_id), {}, number)
             stale.discard(runner_id)
+            awaited.discard(runner_id)
             heard_s[runner_id] = now_s
         elif kind == "heartbeat" and (runner := registry.get(runner_id)) is not None:
             registry.record_heartbeat(runner)

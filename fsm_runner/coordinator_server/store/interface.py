@@ -223,6 +223,9 @@ class Store(Protocol):
         runner may still execute them.
         """
 
+    async def holders(self) -> list[str]:
+        """Return the runners that have open runs, or had the last run of an idle session."""
+
     async def stopping_sessions(self, runner_id: str) -> list[str]:
         """Return the sessions whose runs this runner was asked to stop and has not reported as stopped."""
 

@@ -72,6 +72,27 @@ async def test_a_lost_run_with_a_retry_is_queued_again_at_its_place(user: StoreU
     assert await user.status(first) == "failed"
 
 
+async def test_the_holders_are_the_runners_that_have_runs_or_idle_sessions(user: StoreUser) -> None:
+    assert await user.store.holders() == []
+    runs = {}
+    for runner in ("claimed", "running", "stopping", "idle", "resumed", "ended"):
+        runs[runner] = await user.submit()
+        await user.claimed(runner)
+        if runner != "claimed":
+            await user.store.report_started(runs[runner].run_id, user.reporter(runner))
+    await user.store.stop_run(runs["stopping"].run_id)
+    for runner in ("idle", "resumed"):
+        await user.store.report_completed(runs[runner].run_id, user.reporter(runner), "idle")
+    await user.store.report_completed(runs["ended"].run_id, user.reporter("ended"), "finished")
+    await user.submit(resumes=runs["resumed"].session_id)
+    await user.completed("idle", session_status="idle")
+    await user.submit()
+    assert sorted(await user.store.holders()) == ["claimed", "idle", "running", "stopping"]
+    for runner in ("claimed", "idle", "running", "stopping"):
+        await user.store.close_runner(runner, "it has left")
+    assert await user.store.holders() == []
+
+
 async def lost(user: StoreUser, *, stops: bool = False, fenced: bool = True, **fields: Any) -> str:
     """Return the status of a run whose runner has left."""
     run = await user.submit(**fields)

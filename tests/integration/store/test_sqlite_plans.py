@@ -55,6 +55,7 @@ async def use_everything(user: StoreUser) -> None:
     await store.decision_outcome(decision)
     await store.stop_session(run.run["session_id"])
     await store.stopping_sessions("one")
+    await store.holders()
     await store.report_stopped(run.run_id, reporter, "SIGTERM")
     await store.report_stopped(run.run_id, reporter, "SIGTERM")
     for fenced in (True, False):

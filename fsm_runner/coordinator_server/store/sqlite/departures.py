@@ -8,6 +8,7 @@ from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.reports import Reports
 from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
 from fsm_runner.coordinator_server.store.sqlite.sessions import SessionTable
+from fsm_runner.coordinator_server.store.sqlite.sql import HELD
 
 _REQUEUED = (
     "status = 'pending', runner_id = NULL, attempt = attempt + 1, expires_s = NULL,"
@@ -39,6 +40,16 @@ class Departures:
                 self._fail(row, reason)
         self._sessions.finish_idle_of(runner_id)
         return Closed(requeued_sessions=requeued_sessions, limited_agents=frozenset(limited_agents))
+
+    def holders(self) -> list[str]:
+        """Return the runners for which `close` would change something."""
+        rows = self._database.execute(
+            f"SELECT runner_id FROM runs INDEXED BY runs_by_status WHERE {HELD} UNION"  # noqa: S608 - fixed text
+            " SELECT (SELECT runner_id FROM runs INDEXED BY runs_by_session WHERE runs.session_id = sessions.session_id"
+            " AND runner_id IS NOT NULL ORDER BY seq DESC LIMIT 1)"
+            " FROM sessions INDEXED BY sessions_idle WHERE status = 'idle'"
+        )
+        return [row["runner_id"] for row in rows if row["runner_id"] is not None]
 
     def _may_be_queued_again(self, row: sqlite3.Row) -> bool:
         if not row["is_fenced"] or row["status"] == "stopping" or row["attempt"] > row["retry_lost"]:

@@ -58,6 +58,9 @@ class SqliteStore:
     async def close_runner(self, runner_id: str, reason: str, *, may_requeue: bool = True) -> Closed:
         return await self._worker.do(lambda tables: tables.departures.close(runner_id, reason, may_requeue=may_requeue))
 
+    async def holders(self) -> list[str]:
+        return await self._worker.do(lambda tables: tables.departures.holders())
+
     async def stopping_sessions(self, runner_id: str) -> list[str]:
         return await self._worker.do(lambda tables: tables.runs.stopping_sessions(runner_id))
 
