@@ -105,7 +105,7 @@ class Coordinator:
 
     async def bind(self, session_id: str, bind: Bind, author: Author) -> JsonObject:
         """Bind an executor to the session, and return the session. Raises `NotFound`, `Conflict`."""
-        if author.registration is None:
+        if None in (author.registration, author.run_id):
             await self._check_holder(session_id, bind)
         fields = msgspec.to_builtins(bind)
         return await self.store.update_session(session_id, author, **fields, status="running")

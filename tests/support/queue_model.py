@@ -139,7 +139,7 @@ class QueueModel:
             if run.is_held and run.runner_id not in (None, runner_id):
                 return "run_reassigned"
             # A deployed runner may report anything at any time.
-            self._apply(run, status)
+            self._apply(run, runner_id, status)
             return None
         if registration != self.registrations.get(runner_id):
             return "registration_superseded"
@@ -153,8 +153,10 @@ class QueueModel:
             run.end(status, self.now_s)
         return None
 
-    def _apply(self, run: ModelRun, status: str) -> None:
+    def _apply(self, run: ModelRun, runner_id: str, status: str) -> None:
         if status == "running":
+            if run.runner_id is None:
+                run.runner_id, run.is_fenced = runner_id, False
             run.status, run.is_started = "running", True
         else:
             run.end(status, self.now_s)

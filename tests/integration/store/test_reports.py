@@ -44,6 +44,36 @@ async def test_a_failed_run_has_its_error_and_a_stopped_one_its_signal(user: Sto
     assert await user.statuses(stopped) == ("stopped", "stopped")
 
 
+async def test_a_report_of_the_start_of_a_pending_run_makes_its_runner_the_holder(user: StoreUser) -> None:
+    new, released = await user.submit(), await user.submit(retry_lost=1)
+    await user.claimed("two", class_ids=[released.class_id or 0])
+    await user.claimed("two")
+    for run in (new, released):
+        await user.store.release(run.run_id)
+        await user.store.report_started(run.run_id, ONE)
+        assert (await user.store.run(run.run_id))["runner_id"] == "one"
+    await user.store.stop_run(new.run_id)
+    assert await user.store.stopping_sessions("one") == [new.session_id]
+    # Its claim by another runner was fenced, this start is not.
+    assert (await user.store.close_runner("one", "gone")).requeued_sessions == []
+    assert [await user.status(run) for run in (new, released)] == ["failed", "failed"]
+
+
+async def test_the_end_of_an_executor_does_not_end_a_session_whose_run_another_runner_holds(user: StoreUser) -> None:
+    run = await user.submit()
+    await user.started("two")
+    await user.register("one")
+    await user.submit(resumes=run.session_id)  # which waits
+    for reporter in (ONE, user.reporter("one")):
+        user.changes.clear()
+        await user.store.report_session_end(run.session_id, reporter, "failed")
+        assert await user.store.session_status(run.session_id) == "running"
+        assert user.changes == []
+    await user.store.report_completed(run.run_id, TWO, "idle")
+    await user.store.report_session_end(run.session_id, ONE, "failed")
+    assert await user.store.session_status(run.session_id) == "failed"
+
+
 async def test_reports_of_an_unknown_run_are_not_found(user: StoreUser) -> None:
     await user.register("one")
     for reporter in (ONE, user.reporter("one")):
@@ -62,8 +92,8 @@ async def test_a_runner_that_is_not_fenced_may_report_in_any_order(user: StoreUs
     run = await user.submit()
     await user.store.report_started(run.run_id, ONE)  # of a claim that was released
     assert await user.status(run) == "running"
-    await user.store.report_completed(run.run_id, TWO, "finished")
-    await user.store.report_completed(run.run_id, ONE, "finished")
+    for _ in range(2):
+        await user.store.report_completed(run.run_id, ONE, "finished")
     assert len(await user.events(run.session_id)) == 3
     await user.store.report_failed(run.run_id, ONE, "late")
     assert await user.statuses(run) == ("failed", "failed")

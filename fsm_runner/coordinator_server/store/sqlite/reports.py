@@ -6,7 +6,7 @@ from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.events import EventTable
 from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
 from fsm_runner.coordinator_server.store.sqlite.sessions import SessionTable
-from fsm_runner.coordinator_server.store.sqlite.sql import HELD
+from fsm_runner.coordinator_server.store.sqlite.sql import HELD, OPEN
 from fsm_runner.protocol.statuses import ENDED_SESSION_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
@@ -28,8 +28,11 @@ class Reports:
             # The run may have been stopped meanwhile, and the report may be repeated.
             status = "CASE status WHEN 'claimed' THEN 'running' ELSE status END"
             condition = f"{HELD} AND started_at IS NULL"
-        settings = f"status = {status}, started_at = ?, completed_at = NULL, error = NULL"
-        run = self._accepted(run_id, reporter, settings, (self._database.utc_now(),), condition)
+        # A run that no runner has gets this one, which took no part in fencing when it began the run.
+        holder = "is_fenced = is_fenced AND runner_id IS NOT NULL, runner_id = coalesce(runner_id, ?)"
+        settings = f"status = {status}, {holder}, started_at = ?, completed_at = NULL, error = NULL"
+        values = (reporter.runner_id, self._database.utc_now())
+        run = self._accepted(run_id, reporter, settings, values, condition)
         if run is not None:
             # A run that failed because of a limit has left it in the session.
             self._sessions.update(run.session_id, status="running", limit=None)
@@ -49,7 +52,7 @@ class Reports:
         if status not in ENDED_SESSION_STATUSES:
             known = ", ".join(ENDED_SESSION_STATUSES)
             raise InvalidRequest(f"Invalid session status '{status}'; it is one of: {known}")
-        if reporter.registration is None or not self._is_taken(session_id, reporter.runner_id):
+        if not self._is_taken(session_id, reporter):
             self._sessions.update(session_id, status=status)
 
     def end_turn(self, run: RunRow, session_status: str, **fields: str) -> None:
@@ -125,12 +128,20 @@ class Reports:
         if not is_holder or author.attempt not in (None, row["attempt"]):
             raise RunReassigned(author.run_id, row["attempt"])
 
-    def _is_taken(self, session_id: str, runner_id: str) -> bool:
-        """Return whether another runner has resumed the session since, or its run was queued again."""
-        if self._sessions.status(session_id) == "pending":
-            return True
+    def _is_taken(self, session_id: str, reporter: Reporter) -> bool:
+        """Return whether another runner has the session.
+
+        With a registration: also whether another one had it since, or its run was queued again.
+        """
+        held = self._database.row(
+            f"SELECT 1 FROM runs INDEXED BY runs_open WHERE session_id = ? AND {OPEN} AND {HELD} AND runner_id <> ?",  # noqa: S608 - fixed text
+            (session_id, reporter.runner_id),
+        )
+        if held is not None or reporter.registration is None:
+            return held is not None
         latest = self._runs.latest_of(session_id)
-        return latest is not None and latest.runner_id not in (None, runner_id)
+        is_of_another = latest is not None and latest.runner_id not in (None, reporter.runner_id)
+        return is_of_another or self._sessions.status(session_id) == "pending"
 
     def _is_registered(self, runner_id: str, registration: int) -> bool:
         row = self._database.row("SELECT registration FROM runners WHERE runner_id = ?", (runner_id,))
