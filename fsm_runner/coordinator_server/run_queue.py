@@ -47,7 +47,7 @@ class RunQueue:
         """
         closed = await self._store.close_runner(runner_id, reason, may_requeue=may_requeue)
         self._wake_for_agents(closed.limited_agents)
-        if closed.requeued_sessions:
+        if closed.requeued_sessions or closed.has_unpinned:
             await self.tick()  # which reads their classes
         return closed.requeued_sessions
 

@@ -257,6 +257,23 @@ async def test_the_end_of_an_executor_does_not_end_a_session_that_another_runner
             assert (await coordinator.session(run))["status"] == "running"
 
 
+async def test_a_resume_that_waits_for_a_lost_runner_goes_to_another_one() -> None:
+    clock = Clock()
+    async with embedded_coordinator(clock=clock) as coordinator:
+        lost = await fenced_runner(coordinator, **autonomous(project_dir="/one"))
+        await coordinator.prompt()
+        run = await lost.claim()
+        assert (await lost.report(run, "completed", session_status="idle")).status_code == 200
+        clock.now_s += REMOVED_S / 2
+        heir = await coordinator.register(**autonomous(project_dir="/two"))
+        poll = await coordinator.held_poll(heir)
+        resume = await coordinator.prompt(type="resume_session", session_id=run["session_id"])
+        clock.now_s += REMOVED_S / 2
+        await coordinator.http.get("/runners")
+        async with asyncio.timeout(PATIENCE_S):
+            assert (await poll).json()["run"]["run_id"] == resume["run_id"]
+
+
 async def test_a_run_that_was_claimed_without_a_number_is_not_queued_again(tmp_path: Path) -> None:
     clock = Clock()
     async with coordinator_with_agents(tmp_path, clock) as coordinator:

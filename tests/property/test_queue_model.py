@@ -312,10 +312,11 @@ class Comparison:
         closed = self.done(self.store.close_runner(runner_id, "lost"))
         held = self.model.held_by(runner_id)
         limited = {run.limited_agent for run in held if run.limited_agent is not None}
+        assert closed.has_unpinned == bool(self.model.pinned_to(runner_id))
         requeued = self.model.close(runner_id)
         assert closed.requeued_sessions == [run.session_id for run in requeued]
         assert closed.limited_agents == limited
-        if requeued:  # the class of a run that waited for its time may not be known yet
+        if requeued or closed.has_unpinned:  # the class of a run that waited for its time may not be known yet
             self.classes |= self.done(self.store.tick())
             self.model.tick()
         for run in requeued:

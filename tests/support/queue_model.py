@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from fsm_runner.coordinator_server.matching import Capabilities, Demands, meets
 from fsm_runner.protocol.statuses import HELD_RUN_STATUSES, OPEN_RUN_STATUSES
 
@@ -128,7 +130,13 @@ class QueueModel:
             else:
                 run.end("failed", self.now_s)
                 run.is_lost = True
+        for run in self.pinned_to(runner_id):
+            run.demands = msgspec.structs.replace(run.demands, runner_id=None)
         return requeued
+
+    def pinned_to(self, runner_id: str) -> list[ModelRun]:
+        """Return the pending runs that only this runner can claim."""
+        return [run for run in self.runs if run.status == "pending" and run.demands.runner_id == runner_id]
 
     def report(self, run_id: str, runner_id: str, registration: int | None, status: str) -> Refusal | None:
         """`status`: running, or the end of the run. Returns why the report is refused; None: it is not."""

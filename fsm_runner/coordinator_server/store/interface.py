@@ -139,6 +139,8 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     """The sessions whose runs are queued again."""
     limited_agents: frozenset[str]
     """The agents with `max_running` of which fewer runs are held now."""
+    has_unpinned: bool = False
+    """Whether pending runs that demanded the runner do not demand it any more."""
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +220,7 @@ class Store(Protocol):
     async def close_runner(self, runner_id: str, reason: str, *, may_requeue: bool = True) -> Closed:
         """End the open runs of a runner that has left, and finish its idle sessions.
 
+        Pending runs that demand this runner, to resume a session there, do not demand it any more.
         A run is queued again if its claim was fenced, it has a retry left (`retry_lost`), it is not being stopped, and
         its demands do not name the runner. Otherwise it fails with the reason. `may_requeue` False: all fail, since the
         runner may still execute them.

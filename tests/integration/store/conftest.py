@@ -30,9 +30,13 @@ async def user(open_store: OpenStore) -> AsyncIterator[StoreUser]:
 
 
 def check_counts(store: SqliteStore) -> None:
-    """Check that the triggers have counted every change, whatever the test has done."""
+    """Check that the triggers have counted every change and deleted what is not used, whatever the test has done."""
     assert store._worker._tables is not None
     database = store._worker._tables.database
     for class_id, *counted in map(tuple, database.execute(COUNTS)):
         assert counted[:3] == counted[3:], class_id
-    assert database.execute("SELECT count(*) FROM requests WHERE seq NOT IN (SELECT seq FROM runs)").fetchone()[0] == 0
+    for unused in (
+        "requests WHERE seq NOT IN (SELECT seq FROM runs)",
+        "classes WHERE class_id NOT IN (SELECT class_id FROM runs)",
+    ):
+        assert database.execute(f"SELECT count(*) FROM {unused}").fetchone()[0] == 0, unused

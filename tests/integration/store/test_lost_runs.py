@@ -138,3 +138,39 @@ async def test_the_agents_with_a_limit_that_hold_fewer_runs_are_named(user: Stor
     closed = await user.store.close_runner("one", "gone")
     assert closed.limited_agents == {"heavy", "repeated"}
     assert await user.claim(max_running={"repeated": 1}) is not None
+
+
+async def test_pending_runs_that_demand_a_runner_that_has_left_do_not_demand_it_any_more(user: StoreUser) -> None:
+    run, other = await user.submit(), await user.submit()
+    await user.completed("one", session_status="idle")
+    await user.completed("two", session_status="idle")
+    demands: dict[str, Any] = {"hostname": "h", "limited": True}
+    now, later, late = [
+        await user.submit(resumes=run.session_id, runner_id="one", **demands, **options)
+        for options in ({}, {"not_before": user.at(60)}, {})
+    ]
+    kept = await user.submit(resumes=other.session_id, runner_id="two", **demands)
+    await user.completed("one", class_ids=[now.class_id or 0])
+    assert (await user.store.close_runner("one", "gone")).has_unpinned
+    user.now_s += 60
+    ready = await user.store.tick()
+    (free,) = [class_id for class_id, each in ready.items() if each.demands.runner_id is None]
+    assert (ready[free].demands.hostname, ready[free].limited_agent) == ("h", "echo")
+    claimed = [(await user.claimed("three", class_ids=[free])).run_id for _ in range(2)]
+    assert claimed == [later.run_id, late.run_id]
+    assert await user.status(kept) == "pending"
+    assert kept.class_id in ready
+    # Only ended runs demand it by now.
+    assert not (await user.store.close_runner("one", "again")).has_unpinned
+
+
+async def test_runs_that_demand_no_runner_any_more_join_the_class_of_those_that_never_did(user: StoreUser) -> None:
+    run = await user.submit()
+    await user.completed("one", session_status="idle")
+    for _ in range(2):
+        await user.submit(resumes=run.session_id, runner_id="one")
+    assert (await user.store.close_runner("one", "gone")).has_unpinned
+    assert set(await user.store.tick()) == {run.class_id}
+    await user.claimed("two", class_ids=[run.class_id or 0])
+    await user.claimed("two", class_ids=[run.class_id or 0])
+    assert await user.store.tick() == {}

@@ -48,6 +48,14 @@ class ClassTable:
         )
         return [row["class_id"] for row in rows if tag in _decode(row["definition"]).demands.tags]
 
+    def pinned_to(self, runner_id: str) -> Mapping[int, DemandClass]:
+        """Return the classes that demand this runner."""
+        rows = self._database.execute(
+            "SELECT class_id, definition FROM classes WHERE instr(definition, ?)", (msgspec.json.encode(runner_id),)
+        )
+        classes = {row["class_id"]: _decode(row["definition"]) for row in rows}
+        return {class_id: each for class_id, each in classes.items() if each.demands.runner_id == runner_id}
+
     def full_agents(self, max_running: Mapping[str, int]) -> list[str]:
         """Return the agents that are at their limits."""
         held = self._database.execute(

@@ -2,6 +2,8 @@
 
 import sqlite3
 
+import msgspec
+
 from fsm_runner.coordinator_server.store.interface import Closed
 from fsm_runner.coordinator_server.store.sqlite.classes import ClassTable
 from fsm_runner.coordinator_server.store.sqlite.database import Database
@@ -39,7 +41,11 @@ class Departures:
             else:
                 self._fail(row, reason)
         self._sessions.finish_idle_of(runner_id)
-        return Closed(requeued_sessions=requeued_sessions, limited_agents=frozenset(limited_agents))
+        return Closed(
+            requeued_sessions=requeued_sessions,
+            limited_agents=frozenset(limited_agents),
+            has_unpinned=self._unpin(runner_id),
+        )
 
     def holders(self) -> list[str]:
         """Return the runners for which `close` would change something."""
@@ -59,6 +65,22 @@ class Departures:
     def _requeue(self, row: sqlite3.Row) -> None:
         self._runs.changed(f"UPDATE runs SET {_REQUEUED} WHERE seq = ? RETURNING *", (row["seq"],))  # noqa: S608 - fixed text
         self._sessions.update(row["session_id"], status="pending", limit=None, workflow=None)
+
+    def _unpin(self, runner_id: str) -> bool:
+        """Let other runners claim the pending runs that only this one could. Return whether there are such runs.
+
+        They resume sessions whose executors the runner had.
+        """
+        has_unpinned = False
+        for class_id, pinned in self._classes.pinned_to(runner_id).items():
+            pending = "runs INDEXED BY runs_by_class {} WHERE class_id = ? AND status = 'pending'"
+            if self._database.row(f"SELECT 1 FROM {pending.format('')} LIMIT 1", (class_id,)) is None:  # noqa: S608 - fixed text
+                continue
+            demands = msgspec.structs.replace(pinned.demands, runner_id=None)
+            free_id = self._classes.id_of(msgspec.structs.replace(pinned, demands=demands))
+            self._database.execute(f"UPDATE {pending.format('SET class_id = ?')}", (free_id, class_id))
+            has_unpinned = True
+        return has_unpinned
 
     def _fail(self, row: sqlite3.Row, reason: str) -> None:
         failed = self._runs.changed(

@@ -155,9 +155,10 @@ _VERSION_4_TRIGGERS = (
     f"CREATE TRIGGER runs_inserted AFTER INSERT ON runs BEGIN {_ADD} END",
     f"CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN {_SUBTRACT} {_DELETE_UNUSED} END",
     f"CREATE TRIGGER runs_changed AFTER UPDATE OF status, waits_until_s ON runs BEGIN {_SUBTRACT} {_ADD} END",
+    f"CREATE TRIGGER runs_moved AFTER UPDATE OF class_id ON runs BEGIN {_SUBTRACT} {_ADD} {_DELETE_UNUSED} END",
 )
 """They count the open runs of each class, so that the pending queue is never read to count it, and delete a class with
-its last run."""
+its last run. A statement that changes `class_id` changes neither `status` nor `waits_until_s`."""
 
 
 class _Request3(msgspec.Struct, frozen=True):
