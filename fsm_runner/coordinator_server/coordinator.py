@@ -94,7 +94,7 @@ class Coordinator:
         session_id = session_to_resume(requested.request)
         if session_id is None:
             return requested
-        return requested.resuming(await self.store.session(session_id), await self.store.latest_run(session_id))
+        return requested.resuming(await self.store.session(session_id), await self.store.holding_run(session_id))
 
     async def stop(self, stopping: Awaitable[StopResult]) -> JsonObject:
         """Stop a run or session, as the store does, and tell its runner. Raises what the store raises."""
@@ -112,7 +112,7 @@ class Coordinator:
 
     async def _check_holder(self, session_id: str, bind: Bind) -> None:
         """Raise `RunReassigned` if a runner of another host or profile holds the session's run."""
-        run = await self.store.latest_run(session_id)
+        run = await self.store.holding_run(session_id)
         if run is None or run.status not in HELD_RUN_STATUSES or run.runner_id is None:
             return
         holder = self.registry.get(run.runner_id)

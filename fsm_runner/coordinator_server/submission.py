@@ -41,10 +41,10 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     scripts: Mapping[str, Script]
     session: JsonObject | None = None
     """The session to resume."""
-    latest_run: RunRow | None = None
-    """The latest run of this session."""
+    holding_run: RunRow | None = None
+    """The run of this session that a runner has, or else the latest that a runner had."""
 
-    def resuming(self, session: JsonObject, latest_run: RunRow | None) -> "Submission":
+    def resuming(self, session: JsonObject, holding_run: RunRow | None) -> "Submission":
         """Return a resume with the fields that it takes over from its session. Raises `InvalidRequest`, `NotFound`."""
         request = msgspec.structs.replace(
             self.request,
@@ -52,7 +52,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
             project_dir=self.request.project_dir or session["project_dir"],
             parent_session_id=self.request.parent_session_id or session["parent_session_id"],
         )
-        submission = msgspec.structs.replace(self, request=request, session=session, latest_run=latest_run)
+        submission = msgspec.structs.replace(self, request=request, session=session, holding_run=holding_run)
         agent = submission.agent
         if agent is not None and agent.type == "procedural":
             raise InvalidRequest(
@@ -145,13 +145,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
     def _bound_to(self) -> Demands:
         """Return the demands of the session."""
-        session, latest = self.session, self.latest_run
+        session, holding = self.session, self.holding_run
         if session is None:
             return Demands()
         demands = Demands(hostname=session["hostname"], executor_profile=session["executor_profile"])
-        if session["status"] in LIVE_SESSION_STATUSES and latest is not None:
+        if session["status"] in LIVE_SESSION_STATUSES and holding is not None:
             # No other runner has its executor, even with the same host name and profile.
-            return msgspec.structs.replace(demands, runner_id=latest.runner_id)
+            return msgspec.structs.replace(demands, runner_id=holding.runner_id)
         return demands
 
 

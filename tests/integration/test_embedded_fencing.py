@@ -274,6 +274,19 @@ async def test_a_resume_that_waits_for_a_lost_runner_goes_to_another_one() -> No
             assert (await poll).json()["run"]["run_id"] == resume["run_id"]
 
 
+async def test_each_resume_of_a_session_waits_for_the_runner_that_has_its_executor() -> None:
+    async with embedded_coordinator() as coordinator:
+        holder = await fenced_runner(coordinator, **autonomous(project_dir="/one"))
+        run = await coordinator.prompt()
+        await holder.report(await holder.claim(), "completed", session_status="idle")
+        poll = await coordinator.held_poll(await coordinator.register(**autonomous(project_dir="/two")))
+        resumes = [await coordinator.prompt(type="resume_session", session_id=run["session_id"]) for _ in range(2)]
+        for resume in resumes:
+            assert (await holder.claim())["run_id"] == resume["run_id"]
+        assert not poll.done()
+        poll.cancel()
+
+
 async def test_a_run_that_was_claimed_without_a_number_is_not_queued_again(tmp_path: Path) -> None:
     clock = Clock()
     async with coordinator_with_agents(tmp_path, clock) as coordinator:

@@ -315,8 +315,8 @@ class Store(Protocol):
         The runs that are claimed, running or stopping are complete without a page.
         """
 
-    async def latest_run(self, session_id: str) -> RunRow | None:
-        """Return the session's newest run that has not ended, or else its newest run that a runner had, or any."""
+    async def holding_run(self, session_id: str) -> RunRow | None:
+        """Return the session's newest run that a runner has, or else the newest that a runner had; None: none did."""
 
     async def session(self, session_id: str) -> JsonObject:
         """Raises `NotFound`."""

@@ -133,18 +133,16 @@ async def test_sessions_are_listed_newest_first(user: StoreUser) -> None:
     assert (await user.store.sessions(None, "ses_unknown")).items == []
 
 
-async def test_the_newest_open_run_of_a_session_is_its_latest(user: StoreUser) -> None:
+async def test_the_run_that_a_runner_has_or_else_had_holds_the_session(user: StoreUser) -> None:
     first = await user.submit()
+    assert await user.store.holding_run(first.session_id) is None
     await user.started()
-    busy = await user.submit(resumes=first.session_id)
-    latest = await user.store.latest_run(first.session_id)
-    assert latest is not None
-    assert latest.run_id == busy.run_id
-    await user.store.stop_run(busy.run_id)
-    latest = await user.store.latest_run(first.session_id)
-    assert latest is not None
-    assert latest == await user.store.run_row(first.run_id)
-    await user.store.report_completed(first.run_id, user.reporter("one"), "finished")
-    latest = await user.store.latest_run(first.session_id)
-    assert latest is not None
-    assert latest.run_id == first.run_id  # no runner had the other one
+    refused, waiting = [await user.submit(resumes=first.session_id) for _ in range(2)]
+    await user.completed("two")
+    for last in (first, refused):
+        holding = await user.store.holding_run(first.session_id)
+        assert holding == await user.store.run_row(last.run_id)
+        await user.store.report_completed(first.run_id, user.reporter("one"), "idle")
+    await user.claimed("three")
+    holding = await user.store.holding_run(first.session_id)
+    assert holding == await user.store.run_row(waiting.run_id)

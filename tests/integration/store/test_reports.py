@@ -213,8 +213,8 @@ async def test_a_further_turn_that_no_runner_had_leaves_the_session_idle(user: S
         user.now_s += 1
         await user.store.tick()
     assert await user.store.session_status(first.session_id) == "idle"
-    latest = await user.store.latest_run(first.session_id)
-    assert latest is not None and (latest.run_id, latest.runner_id) == (first.run_id, "one")
+    holding = await user.store.holding_run(first.session_id)
+    assert holding is not None and (holding.run_id, holding.runner_id) == (first.run_id, "one")
 
 
 async def test_a_stop_of_an_idle_session_with_a_further_turn_stops_both(user: StoreUser) -> None:
@@ -262,4 +262,4 @@ async def test_events_of_unknown_or_other_sessions_are_refused(user: StoreUser) 
     ):
         with pytest.raises(NotFound):
             await call
-    assert await user.store.latest_run("ses_x") is None
+    assert await user.store.holding_run("ses_x") is None

@@ -75,7 +75,7 @@ async def use_everything(user: StoreUser) -> None:
     await store.report_failed(failed.run_id, user.reporter("one", fenced=False), "error")
     await store.run(ended.run_id)
     await store.run_row(ended.run_id)
-    await store.latest_run(ended.session_id)
+    await store.holding_run(ended.session_id)
     await store.session(ended.session_id)
     await store.session_status(ended.session_id)
     await store.session_events(ended.session_id)

@@ -6,8 +6,8 @@ from fsm_runner.coordinator_server.store.sqlite.database import Database
 from fsm_runner.coordinator_server.store.sqlite.events import EventTable
 from fsm_runner.coordinator_server.store.sqlite.runs import RunTable
 from fsm_runner.coordinator_server.store.sqlite.sessions import SessionTable
-from fsm_runner.coordinator_server.store.sqlite.sql import HELD, OPEN
-from fsm_runner.protocol.statuses import ENDED_SESSION_STATUSES
+from fsm_runner.coordinator_server.store.sqlite.sql import HELD
+from fsm_runner.protocol.statuses import ENDED_SESSION_STATUSES, HELD_RUN_STATUSES
 from fsm_runner.protocol.wire import JsonObject
 
 _IS_CURRENT = "? = (SELECT registration FROM runners WHERE runner_id = runs.runner_id)"
@@ -133,15 +133,10 @@ class Reports:
 
         With a registration: also whether another one had it since, or its run was queued again.
         """
-        held = self._database.row(
-            f"SELECT 1 FROM runs INDEXED BY runs_open WHERE session_id = ? AND {OPEN} AND {HELD} AND runner_id <> ?",  # noqa: S608 - fixed text
-            (session_id, reporter.runner_id),
-        )
-        if held is not None or reporter.registration is None:
-            return held is not None
-        latest = self._runs.latest_of(session_id)
-        is_of_another = latest is not None and latest.runner_id not in (None, reporter.runner_id)
-        return is_of_another or self._sessions.status(session_id) == "pending"
+        holding = self._runs.holding(session_id)
+        if holding is not None and holding.runner_id != reporter.runner_id:
+            return reporter.registration is not None or holding.status in HELD_RUN_STATUSES
+        return reporter.registration is not None and self._sessions.status(session_id) == "pending"
 
     def _is_registered(self, runner_id: str, registration: int) -> bool:
         row = self._database.row("SELECT registration FROM runners WHERE runner_id = ?", (runner_id,))

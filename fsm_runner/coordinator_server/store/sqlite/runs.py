@@ -53,6 +53,18 @@ class RunTable:
                 return self.row_of(row)
         return None
 
+    def holding(self, session_id: str) -> RunRow | None:
+        """Return the session's newest run that a runner has, or else the newest that a runner had."""
+        for index, condition in (("runs_open", f"{OPEN} AND {HELD}"), ("runs_by_session", "TRUE")):
+            row = self._database.row(
+                f"SELECT * FROM runs INDEXED BY {index} WHERE session_id = ? AND {condition}"  # noqa: S608 - fixed text
+                " AND runner_id IS NOT NULL ORDER BY seq DESC LIMIT 1",
+                (session_id,),
+            )
+            if row is not None:
+                return self.row_of(row)
+        return None
+
     def stopping_sessions(self, runner_id: str) -> list[str]:
         """Return the sessions whose runs this runner was asked to stop and has not reported as stopped."""
         rows = self._database.execute(

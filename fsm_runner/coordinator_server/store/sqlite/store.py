@@ -147,8 +147,8 @@ class SqliteStore:
             del items[LIST_LIMIT:]
         return Listed(items=items[::-1], is_truncated=is_truncated)
 
-    async def latest_run(self, session_id: str) -> RunRow | None:
-        return await self._worker.do(lambda tables: tables.runs.latest_of(session_id))
+    async def holding_run(self, session_id: str) -> RunRow | None:
+        return await self._worker.do(lambda tables: tables.runs.holding(session_id))
 
     async def session(self, session_id: str) -> JsonObject:
         return await self._worker.do(lambda tables: tables.sessions.get(session_id))
