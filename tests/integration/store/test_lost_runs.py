@@ -87,8 +87,10 @@ async def test_the_holders_are_the_runners_that_have_runs_or_idle_sessions(user:
     await user.submit(resumes=runs["resumed"].session_id)
     await user.completed("idle", session_status="idle")
     await user.submit()
-    assert sorted(await user.store.holders()) == ["claimed", "idle", "running", "stopping"]
-    for runner in ("claimed", "idle", "running", "stopping"):
+    await user.submit(runner_id="demanded")
+    holders = ["claimed", "demanded", "idle", "running", "stopping"]
+    assert sorted(await user.store.holders()) == holders
+    for runner in holders:
         await user.store.close_runner(runner, "it has left")
     assert await user.store.holders() == []
 

@@ -53,7 +53,9 @@ class Departures:
             f"SELECT runner_id FROM runs INDEXED BY runs_by_status WHERE {HELD} UNION"  # noqa: S608 - fixed text
             " SELECT (SELECT runner_id FROM runs INDEXED BY runs_by_session WHERE runs.session_id = sessions.session_id"
             " AND runner_id IS NOT NULL ORDER BY seq DESC LIMIT 1)"
-            " FROM sessions INDEXED BY sessions_idle WHERE status = 'idle'"
+            " FROM sessions INDEXED BY sessions_idle WHERE status = 'idle' UNION"
+            " SELECT json_extract(CAST(definition AS TEXT), '$.demands.runner_id')"
+            " FROM classes INDEXED BY classes_open WHERE ready + claimed + running > 0"
         )
         return [row["runner_id"] for row in rows if row["runner_id"] is not None]
 
