@@ -47,17 +47,36 @@ def notes(*further: str, min_size: int, max_size: int) -> st.SearchStrategy[list
 
 
 def sensible(wanted: Sequence[Note]) -> list[Note]:
-    """Without those that the journal's users never make: of a run nothing before its claim, nothing after its end."""
+    """Without those that the journal's users never make: of a run nothing before its claim, nothing after its end.
+
+    A run that has ended without a report may be claimed again, once its end is on disk.
+    """
     claimed: set[int] = set()
     ended: set[int] = set()
+    reported: set[int] = set()
+    on_disk: set[int] = set()
+    is_jammed = False
     done: list[Note] = []
     for kind, number in wanted:
+        if kind == "claim" and number in ended:
+            if number in reported or number not in on_disk:
+                continue
+            ended.discard(number)
+            on_disk.discard(number)
+            done.append(("reclaim", number))
+            continue
         if kind == "claim":
             claimed.add(number)
         elif kind in OF_OPEN_RUNS and (number not in claimed or number in ended):
             continue
+        elif kind == "settle":
+            reported.add(number)
         elif kind == "end":
             ended.add(number)
+        elif kind in ("jam", "free"):
+            is_jammed = kind == "jam"
+        elif kind == "write" and not is_jammed:
+            on_disk |= ended
         done.append((kind, number))
     return done
 
@@ -100,7 +119,10 @@ class Model:
     def take(self, note: Note, at: int) -> None:
         kind, number = note
         match kind:
-            case "claim" if number not in self.runs and number not in self.ended:
+            case "claim" | "reclaim" if number not in self.runs:
+                if kind == "reclaim":
+                    del self.ended[number]
+                    self.steps[number] = [step_of(kind, at)]
                 self.runs[number] = OpenRun(
                     run=b"%d" % at,
                     run_id=f"run_{number}",
@@ -162,16 +184,21 @@ class Model:
         )
 
 
+def record_step(journal: Journal, number: int, step: Step, source: str | None) -> None:
+    """Record a step of a run; the first one of a life has no source."""
+    transition = Transition("run", f"run_{number}", step.event, source, step.target, step.outcome, step.reason)
+    journal.record_transition(transition)
+
+
 def carry_out(journal: Journal, note: Note, at: int, puts: list[int]) -> None:
     kind, number = note
     match kind:
-        case "claim":
+        case "claim" | "reclaim":
             journal.record_claim(f"run_{number}", "ses", "agent", "lnch", b"%d" % at)
+            if kind == "reclaim":
+                record_step(journal, number, step_of(kind, at), source=None)
         case "step" | "fail" | "interrupt":
-            step = step_of(kind, at)
-            journal.record_transition(
-                Transition("run", f"run_{number}", step.event, None, step.target, step.outcome, step.reason)
-            )
+            record_step(journal, number, step_of(kind, at), source="another")
         case "use":
             journal.record_usage(f"run_{number}", b"%d" % at)
             used = UsageSums(turns=at)
@@ -215,8 +242,8 @@ def on_disk(folder: Path) -> Recovered:
         recovered = recover(connection)
         sums = dict(connection.execute("SELECT session_id, turns FROM tree_sessions"))
     for run in recovered.runs:
-        used = sums.get(run.run_id.replace("run", "ses"))
-        assert used == (None if run.usage is None else int(run.usage))
+        # A run that begins anew has used nothing yet, but its session has.
+        assert run.usage is None or int(run.usage) == sums[run.run_id.replace("run", "ses")]
     return recovered
 
 
