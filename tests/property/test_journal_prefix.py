@@ -110,6 +110,8 @@ class Model:
 
     def __init__(self) -> None:
         self.runs: dict[int, OpenRun] = {}
+        self.claimed: list[int] = []
+        """The runs in the order of their first claims."""
         self.steps: dict[int, list[Step]] = {}
         self.sessions: dict[int, OpenSession] = {}
         self.messages: dict[int, StoredMessage] = {}
@@ -123,6 +125,8 @@ class Model:
                 if kind == "reclaim":
                     del self.ended[number]
                     self.steps[number] = [step_of(kind, at)]
+                else:
+                    self.claimed.append(number)
                 self.runs[number] = OpenRun(
                     run=b"%d" % at,
                     run_id=f"run_{number}",
@@ -163,7 +167,7 @@ class Model:
 
     def recovered(self) -> Recovered:
         return Recovered(
-            runs=tuple(self._with_steps(number, run) for number, run in self.runs.items()),
+            runs=tuple(self._with_steps(number, self.runs[number]) for number in self.claimed if number in self.runs),
             sessions=tuple(self.sessions.values()),
             messages=tuple(self.messages.values()),
             ended=tuple(
