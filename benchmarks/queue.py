@@ -86,7 +86,6 @@ async def herd() -> list[Figure]:
         # In turn, because a machine's speed varies. Interference by other programs only lowers a rate.
         rates = [{count: await active_rate(urls[count]) for count in counts} for _ in range(ROUNDS)]
     best_rates = {count: max(each[count] for each in rates) for count in counts}
-    print(f"     {best_rates[0]:.0f} runs/s without idle runners")
     shares = {count: 100 * best_rates[count] / best_rates[0] for count in IDLE_RUNNERS}
     return [
         Figure(f"throughput beside {count} idle runners", share, "% of floor", "at least 80", share >= 80)
@@ -141,7 +140,6 @@ async def claims() -> list[Figure]:
         http_ms = await best({size: each.claim for size, each in over_http.items()}, ROUNDS)
         resident = {size: resident_mb(pid) for size, (_, pid) in served.items()}
     floor, *others = SIZES
-    print(f"     {floor}: claims in {store_ms[floor]}, over HTTP in {http_ms[floor]}; {resident[floor]:.0f} MB")
     figures = []
     for size in others:
         for place, measured_ms in (("claim in the store", store_ms), ("claim over HTTP", http_ms)):
