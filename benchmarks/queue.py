@@ -19,7 +19,7 @@ import msgspec
 
 from benchmarks.claim_latency import DEMANDS, Claim, HttpClaims, Percentiles, StoreClaims, measured
 from benchmarks.filled_database import fill
-from benchmarks.overhead import resident_mb
+from benchmarks.overhead import Figure, resident_mb
 from benchmarks.plain_http import Connection, register
 
 IDLE_RUNNERS = (100, 400)
@@ -40,17 +40,6 @@ class Size(msgspec.Struct, frozen=True):
 
 SIZES = (Size(1_000, 0), Size(1_000, 100_000), Size(1_000_000, 100_000))
 """Sizes of the database. The first one is the floor of the others."""
-
-
-class Figure(msgspec.Struct, frozen=True):
-    name: str
-    value: float
-    unit: str
-    bound: str
-    kept: bool
-
-    def __str__(self) -> str:
-        return f"{'ok ' if self.kept else 'NOT'}  {self.name:<64} {self.value:8.2f} {self.unit:<12} ({self.bound})"
 
 
 @asynccontextmanager
@@ -142,7 +131,7 @@ async def claims() -> list[Figure]:
     floor, *others = SIZES
     figures = []
     for size in others:
-        for place, measured_ms in (("claim in the store", store_ms), ("claim over HTTP", http_ms)):
+        for place, measured_ms in (("store claim", store_ms), ("HTTP claim", http_ms)):
             for name in ("p50", "p99"):
                 ratio = getattr(measured_ms[size], name) / getattr(measured_ms[floor], name)
                 figures.append(Figure(f"{place}, {name}, {size}", ratio, "x floor", "below 2", ratio < 2))
